@@ -1,0 +1,175 @@
+"""``lggseg``: the command line. Each command is a thin call of the function that notebooks call.
+
+Heavy libraries are imported by the command that needs them, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lggseg import config as configuration
+
+
+def _phantom(options: argparse.Namespace) -> None:
+    from lggseg.phantom import make_cohort
+
+    root = make_cohort(options.dest, patients=options.patients, seed=options.seed)
+    print(f"{options.patients} simulated patients in {root}")
+
+
+def _download(options: argparse.Namespace) -> None:
+    from lggseg.download import download
+
+    print(f"The Kaggle tree is in {download(options.dest)}")
+
+
+def _split(options: argparse.Namespace) -> None:
+    from lggseg.data import load_cohort
+    from lggseg.splits import check_no_leakage, make_split, slice_sides, write_split
+
+    cohort = load_cohort(options.data)
+    split = make_split(cohort, seed=options.seed)
+    check_no_leakage(cohort, slice_sides(cohort, split))
+    write_split(split, options.out)
+    print(f"{split['role'].value_counts().to_dict()} patients in {options.out}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    train_from_options(options)
+
+
+def train_from_options(options: argparse.Namespace) -> Path:
+    """Train as the options of :func:`add_train_options` say; returns the run folder."""
+    from lggseg.data import load_cohort
+    from lggseg.splits import make_split, read_split
+    from lggseg.train import train
+
+    cohort = load_cohort(options.data)
+    split = read_split(options.split) if options.split else make_split(cohort, seed=0)
+    config = configuration.from_options(options)
+    run = train(config, cohort, split, options.run, resume=options.resume)
+    summary = json.loads((run / "model" / "config.json").read_text())["validation"]["dice"]
+    print(f"validation Dice per patient: {_interval(summary)}; run folder {run}")
+    return run
+
+
+def _interval(summary: dict[str, float]) -> str:
+    return (
+        f"mean {summary['mean']:.3f} (95 % interval {summary['low']:.3f} to "
+        f"{summary['high']:.3f}), median {summary['median']:.3f}, {summary['n']} patients"
+    )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from lggseg.predict import Segmenter, predict_folder
+
+    table = predict_folder(Segmenter.load(options.model, options.engine), options.data, options.out)
+    print(f"{len(table)} masks and predictions.csv in {options.out}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from lggseg.data import load_cohort
+    from lggseg.predict import Segmenter, evaluate
+    from lggseg.splits import patients_of, read_split
+    from lggseg.stats import summarise
+
+    cohort, segmenter = load_cohort(options.data), Segmenter.load(options.model)
+    patients = list(cohort.patients.index)
+    if options.split:
+        split = read_split(options.split)
+        patients = patients_of(split, options.role, segmenter.config.fold)
+    table = evaluate(segmenter, cohort, patients)
+    options.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(options.out / "patients.csv", index=False)
+    summary = {"simulated": cohort.simulated, **summarise(table)}
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    print(f"Dice per patient: {_interval(summary['dice'])}; patients.csv in {options.out}")
+
+
+def _notebooks(options: argparse.Namespace) -> None:
+    from lggseg.notebooks import run_notebooks
+
+    parameters = {"DATA": str(options.data), "PROFILE": options.profile}
+    run_notebooks(options.folder, options.out, parameters)
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """Options shared by ``lggseg train`` and ``python src/train.py``."""
+    parser.add_argument("--data", type=Path, required=True, help="the Kaggle tree")
+    parser.add_argument("--split", type=Path, help="split.csv (default: the split of seed 0)")
+    parser.add_argument("--run", type=Path, default=Path("runs/unet"), help="run folder to write")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    configuration.add_options(parser)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(prog="lggseg", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("phantom", help="make a simulated cohort in Kaggle's layout")
+    command.add_argument("dest", type=Path)
+    command.add_argument("--patients", type=int, default=24)
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(call=_phantom)
+
+    command = commands.add_parser("download", help="fetch the real cohort from Kaggle")
+    command.add_argument("dest", type=Path)
+    command.set_defaults(call=_download)
+
+    command = commands.add_parser("split", help="write a split by patient")
+    command.add_argument("data", type=Path)
+    command.add_argument("--out", type=Path, default=Path("runs/split.csv"))
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(call=_split)
+
+    command = commands.add_parser("train", help="train a network; writes a run folder")
+    add_train_options(command)
+    command.set_defaults(call=_train)
+
+    command = commands.add_parser("predict", help="write masks for volumes never seen before")
+    command.add_argument("model", type=Path, help="model folder")
+    command.add_argument("data", type=Path, help="a tree, one patient's folder, or one TIFF")
+    command.add_argument("out", type=Path, help="folder for <patient>_mask.tif, predictions.csv")
+    command.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
+    command.set_defaults(call=_predict)
+
+    command = commands.add_parser("evaluate", help="compare a model with the patients' masks")
+    command.add_argument("model", type=Path, help="model folder")
+    command.add_argument("data", type=Path, help="the Kaggle tree")
+    command.add_argument("--split", type=Path, help="only the patients of --role in this split.csv")
+    command.add_argument("--role", choices=("train", "validation", "test"), default="test")
+    command.add_argument("--out", type=Path, default=Path("runs/evaluation"))
+    command.set_defaults(call=_evaluate)
+
+    command = commands.add_parser("notebooks", help="execute all notebooks in order")
+    command.add_argument("--folder", type=Path, default=Path("notebooks"))
+    command.add_argument("--out", type=Path, default=Path("build/notebooks"))
+    command.add_argument("--data", type=Path, required=True, help="the Kaggle tree")
+    command.add_argument("--profile", choices=sorted(configuration.PROFILES), default="demo")
+    command.set_defaults(call=_notebooks)
+    return parser
+
+
+def run(call: Callable[[], object]) -> int:
+    """Call; a mistake of the user ends with its message alone, without a traceback."""
+    try:
+        call()
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"lggseg: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = build_parser().parse_args(arguments)
+    return run(lambda: options.call(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Every knob of a training run: one typed, frozen dataclass and three profiles of it.
+
+The same names are the command-line options (``--learning-rate``), SageMaker's hyperparameters
+(which arrive as strings) and the tracker's config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+
+def _knob(default: Any, help: str, *, low: float | None = None, choices: tuple[Any, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run trains and how. Raises ``ValueError`` that names the knob when a value is off."""
+
+    network: str = _knob("unet", "network, a name in lggseg.models.NETWORKS")
+    width: int = _knob(16, "filters of the first level; each deeper level doubles them", low=1)
+    dropout: float = _knob(0.0, "dropout probability inside the network", low=0)
+    neighbours: bool = _knob(True, "add FLAIR of the slice above and below as channels")
+    downsample: int = _knob(2, "train at 256 / downsample pixels", choices=(1, 2, 4))
+    loss: str = _knob("dice_bce", "loss, a name in lggseg.models.LOSSES")
+    epochs: int = _knob(40, "passes over the training slices", low=1)
+    batch_size: int = _knob(32, "slices a step", low=1)
+    learning_rate: float = _knob(3e-3, "peak of the one-cycle schedule", low=0)
+    weight_decay: float = _knob(1e-2, "AdamW's decoupled weight decay", low=0)
+    healthy_ratio: float = _knob(0.7, "tumour-free slices an epoch, per tumour slice", low=0)
+    augmentation: float = _knob(1.0, "strength of the augmentation; 0 switches it off", low=0)
+    sequence_dropout: float = _knob(0.2, "probability that FLAIR replaces another sequence", low=0)
+    ema_decay: float = _knob(0.99, "decay of the averaged weights", low=0)
+    test_flips: bool = _knob(True, "average the prediction with that of the mirrored slice")
+    threshold: float = _knob(0.5, "probability from which a pixel is tumour", low=0)
+    patience: int = _knob(20, "epochs without a better validation Dice before stopping", low=1)
+    fold: int = _knob(0, "the fold that validates; the others train", low=0)
+    seed: int = _knob(0, "of the weights, the batches and the augmentation", low=0)
+    precision: str = _knob(
+        "auto", "auto measures and picks", choices=("auto", "32-true", "bf16-mixed", "16-mixed")
+    )
+    accelerator: str = _knob("auto", "where to train", choices=("auto", "cpu", "gpu", "mps"))
+    deterministic: bool = _knob(False, "only deterministic kernels (slower on a GPU)")
+    tracker: str = _knob("csv", "wandb is offline without a key", choices=("csv", "wandb"))
+
+    def __post_init__(self) -> None:
+        for knob in fields(self):
+            value, low = getattr(self, knob.name), knob.metadata["low"]
+            choices = knob.metadata["choices"]
+            if low is not None and not value >= low:
+                raise ValueError(f"{knob.name}={value!r}: expected a value of at least {low}")
+            if choices and value not in choices:
+                raise ValueError(f"{knob.name}={value!r}: expected one of {choices}")
+
+    @property
+    def channels(self) -> int:
+        """Channels that the network sees: three sequences, and FLAIR of the two neighbours."""
+        return 5 if self.neighbours else 3
+
+    @property
+    def size(self) -> int:
+        """Height and width that the network sees, in pixels."""
+        return 256 // self.downsample
+
+    def to_strings(self) -> dict[str, str]:
+        """The knobs as SageMaker wants hyperparameters: every value a string."""
+        return {name: str(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_strings(cls, values: Mapping[str, str], base: Config | None = None) -> Config:
+        """``base`` (default: the defaults) with the given knobs parsed from strings.
+
+        Raises ``ValueError`` on an unknown knob or a value of the wrong type.
+        """
+        kinds = {knob.name: knob.type for knob in fields(cls)}
+        unknown = sorted(set(values) - set(kinds))
+        if unknown:
+            raise ValueError(f"unknown knob {unknown[0]!r}: expected one of {sorted(kinds)}")
+        parsed = {name: _parse(name, kinds[name], text) for name, text in values.items()}
+        return replace(base or cls(), **parsed)
+
+    def save(self, path: Path) -> None:
+        """Write the knobs as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Read what :meth:`save` wrote."""
+        return cls(**json.loads(path.read_text()))
+
+
+def _parse(name: str, kind: Any, text: str) -> Any:
+    # SageMaker's tuner wraps strings in another pair of quotes.
+    text = str(text).strip().strip('"')
+    if kind == "bool":
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(f"{name}={text!r}: expected true or false")
+        return text.lower() in ("true", "1")
+    try:
+        return {"int": int, "float": float, "str": str}[kind](text)
+    except ValueError:
+        raise ValueError(f"{name}={text!r}: expected a value of type {kind}") from None
+
+
+PROFILES: dict[str, Config] = {
+    # Seconds: proves that everything runs.
+    "smoke": Config(downsample=4, width=8, epochs=2, batch_size=16),
+    # A minute on two cores: the embedded simulated cohort.
+    "demo": Config(downsample=2, width=16, epochs=12, batch_size=16),
+    # The real cohort, on two cores or a GPU.
+    "full": Config(),
+}
+
+
+def profile(name: str) -> Config:
+    """The config of the profile ``smoke``, ``demo`` or ``full``; ``ValueError`` otherwise."""
+    if name not in PROFILES:
+        raise ValueError(f"profile {name!r}: expected one of {sorted(PROFILES)}")
+    return PROFILES[name]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--profile`` and one option per knob of :class:`Config`."""
+    parser.add_argument("--profile", default="full", choices=sorted(PROFILES), help="start from")
+    group = parser.add_argument_group("knobs (default: the profile's)")
+    for knob in fields(Config):
+        flag = "--" + knob.name.replace("_", "-")
+        # Underscores too, since SageMaker passes hyperparameters under their own names.
+        flags = dict.fromkeys([flag, "--" + knob.name])
+        kind = str(knob.type).upper()
+        group.add_argument(*flags, dest=knob.name, metavar=kind, help=knob.metadata["help"])
+
+
+def from_options(options: argparse.Namespace) -> Config:
+    """The config that the parsed options of :func:`add_options` ask for."""
+    given = {knob.name: getattr(options, knob.name) for knob in fields(Config)}
+    strings = {name: text for name, text in given.items() if text is not None}
+    return Config.from_strings(strings, base=profile(options.profile))

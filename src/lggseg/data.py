@@ -1,0 +1,324 @@
+"""Kaggle tree → :class:`Cohort`: checked once, then one memory-mapped uint8 file.
+
+The cache is keyed by the name, size and times of every slice, so a changed tree is read again. It
+is built beside its place and renamed when complete: a half-written cache is never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tifffile
+from tqdm.auto import tqdm
+
+from lggseg.paths import PATIENT, DataError, cache_root, find_tree, patient_folders, slice_number
+
+CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
+FLAIR = 1
+SIZE = 256
+_CACHE_VERSION = 1
+
+__all__ = ["CHANNELS", "FLAIR", "SIZE", "Cohort", "DataError", "load_cohort", "read_volume"]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All slices of all patients, patients sorted by name, slices by number.
+
+    images: uint8 ``(slices, 256, 256, 3)``, pre-contrast, FLAIR, post-contrast; masks: uint8
+    ``(slices, 256, 256)``, 0 or 255; both are views of one memory-mapped file.
+    slices: one row per slice of these: patient, slice, tumour_pixels, blank, digest (of the
+    image). patients: index patient; institution, slices, tumour_slices, tumour_pixels and the
+    columns of data.csv. fingerprint: the same for the same pixels and names, wherever they lie.
+    simulated: whether ``lggseg phantom`` made it.
+    """
+
+    root: Path
+    images: np.ndarray
+    masks: np.ndarray
+    slices: pd.DataFrame
+    patients: pd.DataFrame
+    fingerprint: str
+    simulated: bool
+
+    def rows(self, patient: str) -> slice:
+        """The rows of ``images``, ``masks`` and ``slices`` that belong to a patient."""
+        counts = self.patients["slices"]
+        position = counts.index.get_loc(patient)
+        start = int(counts.iloc[:position].sum())
+        return slice(start, start + int(counts[patient]))
+
+    def image(self, patient: str) -> np.ndarray:
+        """The volume of a patient: uint8 ``(slices, 256, 256, 3)``."""
+        return self.images[self.rows(patient)]
+
+    def mask(self, patient: str) -> np.ndarray:
+        """The mask of a patient: bool ``(slices, 256, 256)``."""
+        return self.masks[self.rows(patient)] > 0
+
+
+def load_cohort(root: Path | str, *, progress: bool = True) -> Cohort:
+    """Read the tree at ``root`` (see :func:`lggseg.paths.find_tree`), or its cache.
+
+    Raises ``DataError`` that names the file, what was found, what was expected and what to do.
+    """
+    tree = find_tree(root)
+    folders = patient_folders(tree)
+    files = {folder: _slice_files(folder) for folder in folders}
+    clinical = _read_clinical(tree / "data.csv", [folder.name for folder in folders])
+    cache = _cache_folder(tree, folders)
+    if not _is_whole(cache):
+        _build_cache(cache, files, progress)
+    slices = pd.read_csv(cache / "slices.csv", dtype={"patient": str, "digest": str})
+    fingerprint = json.loads((cache / "meta.json").read_text())["fingerprint"]
+    patients = _patients_table(slices).join(clinical)
+    pixels = np.load(cache / "pixels.npy", mmap_mode="c")
+    simulated = (tree / "simulated.json").exists()
+    return Cohort(tree, *_views(pixels), slices, patients, fingerprint, simulated)
+
+
+def _views(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images and masks in rows that hold the bytes of an image, then those of its mask."""
+    plane = SIZE * SIZE
+    images = pixels[:, : 3 * plane].reshape(-1, SIZE, SIZE, 3)
+    return images, pixels[:, 3 * plane :].reshape(-1, SIZE, SIZE)
+
+
+def read_volume(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
+    """One patient: a folder of slices, or one multi-page TIFF.
+
+    Returns the volume, uint8 ``(slices, 256, 256, 3)``, and the mask, bool
+    ``(slices, 256, 256)``, or ``None`` where there is none. Raises ``DataError``.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _read_pages(path), None
+    files = _slice_files(path, masks=False)
+    volume = np.stack([_read_image(file) for file in files])
+    masks = [file.with_name(f"{file.stem}_mask.tif") for file in files]
+    if not any(mask.exists() for mask in masks):
+        return volume, None
+    _require_masks(masks)
+    return volume, np.stack([_read_mask(mask) for mask in masks]) > 0
+
+
+def _slice_files(folder: Path, *, masks: bool = True) -> list[Path]:
+    """The slices of a patient in the order of their numbers, checked to be 1, 2, 3, …"""
+    names = sorted(entry.name for entry in os.scandir(folder))
+    numbers: dict[int, Path] = {}
+    for name in names:
+        number = slice_number(folder, name)
+        if number is None:
+            continue
+        if number in numbers:
+            found = f"slice {number} twice, also as {numbers[number].name}"
+            raise DataError(folder / name, found, "each slice number once", "Remove one of them.")
+        numbers[number] = folder / name
+    _check_numbers(folder, sorted(numbers))
+    files = [numbers[number] for number in sorted(numbers)]
+    if masks:
+        _check_pairs(files, set(names))
+    return files
+
+
+def _check_numbers(folder: Path, numbers: Sequence[int]) -> None:
+    missing = sorted(set(range(1, len(numbers) + 1)) - set(numbers))
+    if not numbers:
+        expected = f"slices named {folder.name}_1.tif, {folder.name}_2.tif, …"
+        raise DataError(folder, "no slice", expected, "Give the folder of one patient.")
+    if missing:
+        found = f"slices up to {numbers[-1]} but no slice {missing[0]}"
+        action = "Restore the missing file, or number the slices anew."
+        raise DataError(folder, found, "slice numbers 1, 2, 3, … without a gap", action)
+
+
+def _check_pairs(files: Sequence[Path], names: set[str]) -> None:
+    masks = [file.with_name(f"{file.stem}_mask.tif") for file in files]
+    _require_masks([mask for mask in masks if mask.name not in names])
+    expected = {mask.name for mask in masks}
+    alone = sorted(name for name in names if name.endswith("_mask.tif") and name not in expected)
+    if alone:
+        path = files[0].parent / alone[0]
+        raise DataError(path, "a mask without its slice", "a slice for it", "Restore the slice.")
+
+
+def _require_masks(masks: Sequence[Path]) -> None:
+    missing = [mask for mask in masks if not mask.exists()]
+    if missing:
+        action = "Restore the mask; a slice without tumour has an all-zero one."
+        raise DataError(missing[0], "no such file", "a mask beside each slice", action)
+
+
+_COPY_AGAIN = "Download or copy the file again."
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    """The first page, or all pages stacked where there are several."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            pages = [page.asarray() for page in tiff.pages]
+        return pages[0] if len(pages) == 1 else np.stack(pages)
+    except Exception as error:  # a broken TIFF makes tifffile raise many kinds
+        kind = "an empty file" if path.stat().st_size == 0 else f"no readable TIFF ({error})"
+        raise DataError(path, kind, "an uncompressed 8-bit TIFF", _COPY_AGAIN) from error
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"{array.dtype} of shape {array.shape}"
+
+
+def _read_image(path: Path) -> np.ndarray:
+    image = _read_tiff(path)
+    if image.dtype != np.uint8 or image.shape != (SIZE, SIZE, 3):
+        expected = f"uint8 of shape ({SIZE}, {SIZE}, 3): pre-contrast, FLAIR, post-contrast"
+        action = "Convert the slice: 8 bits, 256×256 pixels, three channels."
+        raise DataError(path, _describe(image), expected, action)
+    return image
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    mask = _read_tiff(path)
+    if mask.dtype != np.uint8 or mask.shape != (SIZE, SIZE):
+        expected = f"uint8 of shape ({SIZE}, {SIZE})"
+        raise DataError(path, _describe(mask), expected, "Convert the mask to one 8-bit channel.")
+    if np.any((mask != 0) & (mask != 255)):
+        other = int(mask[(mask != 0) & (mask != 255)][0])
+        action = "Write tumour as 255 and everything else as 0."
+        raise DataError(path, f"the value {other}", "only 0 and 255 in a mask", action)
+    return mask
+
+
+def _read_pages(path: Path) -> np.ndarray:
+    volume = _read_tiff(path)
+    volume = volume[None] if volume.shape == (SIZE, SIZE, 3) else volume
+    if volume.dtype != np.uint8 or volume.ndim != 4 or volume.shape[1:] != (SIZE, SIZE, 3):
+        expected = f"uint8 of shape (slices, {SIZE}, {SIZE}, 3)"
+        action = "Write one RGB page a slice: pre-contrast, FLAIR, post-contrast."
+        raise DataError(path, _describe(volume), expected, action)
+    return volume
+
+
+def _read_clinical(path: Path, patients: Sequence[str]) -> pd.DataFrame:
+    """The table data.csv by patient folder; the file names patients without the date."""
+    if not path.exists():
+        warnings.warn(f"{path}: not found; going on without clinical data.", stacklevel=3)
+        return pd.DataFrame(index=pd.Index(patients, name="patient"))
+    table = pd.read_csv(path, dtype={"Patient": str})
+    if "Patient" not in table:
+        columns = f"the columns {list(table)[:3]}…"
+        raise DataError(path, columns, "a column Patient", "Restore Kaggle's data.csv.")
+    table = table.drop_duplicates("Patient").set_index("Patient")
+    short = [patient.rsplit("_", 1)[0] for patient in patients]
+    missing = sorted(set(short) - set(table.index))
+    if missing:
+        action = "Add a row for the patient (its other cells may be empty)."
+        raise DataError(path, f"no row for {missing[0]}", "every patient of the tree", action)
+    return table.loc[short].set_axis(pd.Index(patients, name="patient"), axis=0)
+
+
+def _patients_table(slices: pd.DataFrame) -> pd.DataFrame:
+    groups = slices.groupby("patient")["tumour_pixels"]
+    table = groups.agg(
+        slices="size", tumour_slices=lambda pixels: int((pixels > 0).sum()), tumour_pixels="sum"
+    )
+    matches = [PATIENT.fullmatch(str(patient)) for patient in table.index]
+    codes = [match["institution"] if match else "unknown" for match in matches]
+    table.insert(0, "institution", codes)
+    return table
+
+
+def _cache_folder(tree: Path, folders: Sequence[Path]) -> Path:
+    """``<cache>/<hash of the place>-<hash of what lies there>``."""
+    place = hashlib.blake2b(str(tree.resolve()).encode(), digest_size=6).hexdigest()
+    content = hashlib.blake2b(digest_size=12)
+    for folder in folders:
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            stat = entry.stat()
+            state = (folder.name, entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            content.update(repr(state).encode())
+    return cache_root() / f"{place}-{content.hexdigest()}"
+
+
+def _is_whole(cache: Path) -> bool:
+    """Whether the cache is there, of this version and of the right size."""
+    try:
+        meta = json.loads((cache / "meta.json").read_text())
+        bytes_found = (cache / "pixels.npy").stat().st_size
+    except (OSError, ValueError):
+        return False
+    return bool(meta.get("version") == _CACHE_VERSION and meta.get("bytes") == bytes_found)
+
+
+def _build_cache(cache: Path, files: dict[Path, list[Path]], progress: bool) -> None:
+    slices = [(folder.name, number, path) for folder in files
+              for number, path in enumerate(files[folder], start=1)]  # fmt: skip
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    _check_room(cache.parent, len(slices) * SIZE * SIZE * 4)
+    beside = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".building-"))
+    try:
+        _write_cache(beside, slices, progress)
+        shutil.rmtree(cache, ignore_errors=True)
+        os.replace(beside, cache)
+    except OSError:
+        # Another process may have finished the same cache first.
+        if not _is_whole(cache):
+            raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    for old in cache.parent.glob(cache.name.split("-")[0] + "-*"):
+        if old != cache:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed + 2**24:
+        raise DataError(
+            folder,
+            f"{free / 2**20:.0f} MiB of free disk",
+            f"{needed / 2**20:.0f} MiB for the cache",
+            "Free some space, or set LGGSEG_CACHE to a folder on another disk.",
+        )
+
+
+def _write_cache(folder: Path, slices: list[tuple[str, int, Path]], progress: bool) -> None:
+    shape = (len(slices), SIZE * SIZE * 4)
+    pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
+    images, masks = _views(pixels)
+
+    def read(row: int) -> tuple[int, bool, str, bytes]:
+        path = slices[row][2]
+        image, mask = _read_image(path), _read_mask(path.with_name(f"{path.stem}_mask.tif"))
+        images[row], masks[row] = image, mask
+        digest = hashlib.blake2b(image, digest_size=16).hexdigest()
+        mask_digest = hashlib.blake2b(mask, digest_size=16).digest()
+        return int(np.count_nonzero(mask)), not image.any(), digest, mask_digest
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = tqdm(total=len(slices), desc="read slices", unit="slice", disable=not progress)
+        facts = []
+        for fact in pool.map(read, range(len(slices))):
+            facts.append(fact)
+            bar.update()
+        bar.close()
+    pixels.flush()
+    fingerprint = hashlib.blake2b(digest_size=16)
+    for (patient, number, _), fact in zip(slices, facts, strict=True):
+        fingerprint.update(repr((patient, number, *fact)).encode())
+    table = pd.DataFrame([names[:2] for names in slices], columns=["patient", "slice"])
+    table[["tumour_pixels", "blank", "digest"]] = [fact[:3] for fact in facts]
+    table.to_csv(folder / "slices.csv", index=False)
+    size = (folder / "pixels.npy").stat().st_size
+    meta = {"version": _CACHE_VERSION, "bytes": size, "fingerprint": fingerprint.hexdigest()}
+    (folder / "meta.json").write_text(json.dumps(meta))

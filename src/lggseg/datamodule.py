@@ -1,0 +1,209 @@
+"""The cohort lives on the device as uint8; a batch is an index.
+
+No worker processes and no per-slice loop: a loader yields row numbers, and the gather, the warp
+and the normalisation of a batch are a handful of operations on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lggseg import transforms
+from lggseg.config import Config
+from lggseg.data import SIZE, Cohort
+from lggseg.splits import patients_of
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch on the device.
+
+    image: float ``(slices, channels, size, size)``, normalised. mask: float in [0, 1]
+    ``(slices, 1, size, size)``. rows: int64 ``(slices,)``, rows of the cohort.
+    """
+
+    image: Tensor
+    mask: Tensor
+    rows: Tensor
+
+
+class DeviceCohort:
+    """A cohort as uint8 tensors where they are used.
+
+    image: ``(rows, 3, size, size)``, shrunk; truth: ``(rows, 1, 256, 256)``, 0 or 255;
+    patient: int64 ``(rows,)``; air and contrast: float32 ``(patients, 3)``.
+
+    Where the device's memory cannot hold the cohort, image and truth stay in pinned host memory
+    and each batch is copied, which is slower; ``resident`` says which of the two happened.
+    """
+
+    def __init__(
+        self, cohort: Cohort, config: Config, device: torch.device, budget: int | None = None
+    ) -> None:
+        self.config = config
+        image, truth = _shrunk(cohort, config.downsample), _masks(cohort)
+        budget = memory_budget(device) if budget is None else budget
+        needed = image.nbytes + truth.nbytes
+        self.resident = needed <= budget
+        if not self.resident:
+            print(
+                f"The cohort needs {needed / 2**20:.0f} MiB but {device} has "
+                f"{budget / 2**20:.0f} MiB to spare: it stays in host memory (slower). "
+                "A larger --downsample needs less."
+            )
+        self.image, self.truth = (self._place(tensor, device) for tensor in (image, truth))
+        codes = pd.factorize(cohort.slices["patient"])[0]
+        self.patient = torch.as_tensor(codes, device=device)
+        bounds = [cohort.rows(patient) for patient in cohort.patients.index]
+        self.first = torch.tensor([rows.start for rows in bounds], device=device)
+        self.last = torch.tensor([rows.stop - 1 for rows in bounds], device=device)
+        statistics = np.stack([transforms.channel_statistics(cohort.images[rows]) for rows in bounds])
+        self.air, self.contrast = torch.as_tensor(statistics, device=device).unbind(1)
+
+    def _place(self, tensor: Tensor, device: torch.device) -> Tensor:
+        if self.resident:
+            return tensor.to(device)
+        return tensor.pin_memory() if torch.cuda.is_available() else tensor
+
+    def take(self, tensor: Tensor, rows: Tensor) -> Tensor:
+        """These rows of ``image`` or ``truth``, on the device of ``rows``."""
+        if self.resident:
+            return tensor[rows]
+        return tensor[rows.to(tensor.device)].to(rows.device, non_blocking=True)
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw float image ``(slices, channels, size, size)``, 0–255, and mask in [0, 1]."""
+        image = self.take(self.image, rows)
+        if self.config.neighbours:
+            patient = self.patient[rows]
+            near = transforms.neighbour_rows(rows, self.first[patient], self.last[patient])
+            flair = self.image[:, transforms.FLAIR : transforms.FLAIR + 1]
+            image = torch.cat([image, *(self.take(flair, row) for row in near)], dim=1)
+        mask = transforms.shrink(self.take(self.truth, rows), self.config.downsample)
+        return image.float(), mask / 255
+
+    def batch(self, rows: Tensor, *, training: bool) -> Batch:
+        """The batch of these rows: normalised, and augmented when training."""
+        image, mask = self.gather(rows)
+        strength = self.config.augmentation if training else 0.0
+        if strength:
+            image, mask = transforms.augment(image, mask, strength)
+        if training and self.config.sequence_dropout:
+            image = transforms.drop_sequences(image, self.config.sequence_dropout)
+        patient = self.patient[rows]
+        air, contrast = (
+            transforms.with_neighbours(values[patient], self.config.neighbours)
+            for values in (self.air, self.contrast)
+        )
+        image = transforms.normalise(image, air, contrast)
+        if strength:
+            image = transforms.vary_intensity(image, strength)
+        return Batch(image.contiguous(memory_format=torch.channels_last), mask, rows)
+
+
+def memory_budget(device: torch.device) -> int:
+    """Bytes of the device that the cohort may take: 60 % of what a GPU has free."""
+    if device.type == "cuda":
+        return int(0.6 * torch.cuda.mem_get_info(device)[0])
+    return 2**62
+
+
+def _shrunk(cohort: Cohort, factor: int, chunk: int = 64) -> Tensor:
+    size = SIZE // factor
+    shrunk = torch.empty((len(cohort.images), 3, size, size), dtype=torch.uint8)
+    for start in range(0, len(shrunk), chunk):
+        part = torch.from_numpy(cohort.images[start : start + chunk]).permute(0, 3, 1, 2)
+        shrunk[start : start + chunk] = transforms.shrink(part, factor)
+    return shrunk
+
+
+def _masks(cohort: Cohort) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(cohort.masks))[:, None]
+
+
+class TrainingRows:
+    """Yields the row numbers of one batch after another: all tumour slices and a fresh draw of
+    tumour-free ones each epoch.
+
+    The order depends on the seed and the epoch alone, and the position can be saved and restored,
+    so that a run interrupted in the middle of an epoch goes on with the very next batch.
+    """
+
+    def __init__(self, tumour: np.ndarray, healthy: np.ndarray, config: Config) -> None:
+        self.tumour, self.healthy, self.config = tumour, healthy, config
+        wanted = round(config.healthy_ratio * len(tumour))
+        self.healthy_per_epoch = min(wanted, len(healthy)) if len(tumour) else len(healthy)
+        self.epoch = self.position = 0
+
+    def __len__(self) -> int:
+        rows = len(self.tumour) + self.healthy_per_epoch
+        return math.ceil(rows / self.config.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        rng = np.random.default_rng([self.config.seed, self.epoch])
+        healthy = rng.choice(self.healthy, self.healthy_per_epoch, replace=False)
+        rows = torch.from_numpy(rng.permutation(np.concatenate([self.tumour, healthy])))
+        # Batches of nearly the same size: batch normalisation dislikes a last batch of one.
+        batches = rows.tensor_split(len(self))
+        for batch in batches[self.position :]:
+            self.position += 1
+            if self.position == len(batches):
+                self.epoch, self.position = self.epoch + 1, 0
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.position = state["epoch"], state["position"]
+
+
+class CohortDataModule(pl.LightningDataModule):
+    """Serves batches of a cohort by a patient split, from the device that trains."""
+
+    def __init__(self, cohort: Cohort, split: pd.DataFrame, config: Config) -> None:
+        super().__init__()
+        self.cohort, self.split, self.config = cohort, split, config
+        self.on_device: DeviceCohort | None = None
+
+    def patients(self, role: str) -> list[str]:
+        """Patients that have this role (train or validation) in ``config.fold``."""
+        return patients_of(self.split, role, self.config.fold)
+
+    def rows(self, role: str) -> np.ndarray:
+        """Rows of the cohort that belong to these patients."""
+        return np.flatnonzero(self.cohort.slices["patient"].isin(self.patients(role)))
+
+    def setup(self, stage: str) -> None:
+        assert self.trainer is not None
+        if self.on_device is None:
+            device = self.trainer.strategy.root_device
+            self.on_device = DeviceCohort(self.cohort, self.config, device)
+
+    def train_dataloader(self) -> TrainingRows:
+        rows = self.rows("train")
+        slices = self.cohort.slices.iloc[rows]
+        tumour = slices["tumour_pixels"].to_numpy() > 0
+        healthy = ~tumour & ~slices["blank"].to_numpy()
+        return TrainingRows(rows[tumour], rows[healthy], self.config)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        batches = torch.from_numpy(self.rows("validation")).split(2 * self.config.batch_size)
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
+        assert self.trainer is not None and self.on_device is not None
+        if self.trainer.training:
+            # Seeded by the step, so that a resumed run draws what an uninterrupted one draws.
+            torch.manual_seed(self.config.seed * 1_000_003 + self.trainer.global_step)
+        return self.on_device.batch(batch, training=self.trainer.training)

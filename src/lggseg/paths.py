@@ -1,0 +1,92 @@
+"""Where things are: the project, its runs, the cache, and the Kaggle tree inside a download."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+PATIENT = re.compile(r"TCGA_(?P<institution>\w\w)_\w{4}_\d{8}")
+
+
+class DataError(ValueError):
+    """Bad input. Says which file, what was found, what was expected and what to do."""
+
+    def __init__(self, path: Path | str, found: str, expected: str, action: str) -> None:
+        super().__init__(f"{path}: found {found}; expected {expected}. {action}")
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file beside ``path``, then rename it: never a half-written file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def project_root() -> Path:
+    """The nearest folder upwards from here that holds ``notebooks``; else the current folder."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "notebooks").is_dir()), here)
+
+
+def runs_root() -> Path:
+    """Where runs go: ``$LGGSEG_RUNS``, else ``runs`` in the project."""
+    return Path(os.environ.get("LGGSEG_RUNS") or project_root() / "runs")
+
+
+def cache_root() -> Path:
+    """Where caches go: ``$LGGSEG_CACHE``, else the user's cache folder."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("LGGSEG_CACHE") or user / "lggseg")
+
+
+def slice_number(folder: Path, name: str) -> int | None:
+    """N of ``<folder>_N.tif``; ``None`` for another name, a mask's included."""
+    match = re.fullmatch(re.escape(folder.name) + r"_(\d+)\.tif", name)
+    return int(match[1]) if match else None
+
+
+def is_patient(folder: Path) -> bool:
+    """Whether a folder holds slices ``<folder>_N.tif``."""
+    return any(slice_number(folder, entry.name) is not None for entry in os.scandir(folder))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(Path(e.path) for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
+
+
+def patient_folders(root: Path) -> list[Path]:
+    """The patients' folders directly in ``root``, sorted by name."""
+    return [folder for folder in _subfolders(root) if is_patient(folder)]
+
+
+def _levels(root: Path, depth: int) -> Iterator[Path]:
+    level = [root]
+    for _ in range(depth):
+        yield from level
+        level = [below for folder in level for below in _subfolders(folder)]
+
+
+def find_tree(root: Path | str) -> Path:
+    """The folder that directly holds the patients' folders.
+
+    ``root`` may lie up to two levels higher (Kaggle's archive holds the tree twice, once nested:
+    the shallowest is taken) or be one patient's folder. Raises ``DataError``.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(root, "no such folder", "the Kaggle tree kaggle_3m", _GET)
+    if is_patient(root):
+        return root.absolute().parent
+    for folder in _levels(root, 3):
+        if any(is_patient(below) for below in _subfolders(folder)):
+            return folder
+    raise DataError(root, "no patient's folder in it", "folders like TCGA_CS_4941_19960909", _GET)
+
+
+_GET = "Give the path to kaggle_3m; `make data` downloads it, `lggseg phantom DEST` simulates one."

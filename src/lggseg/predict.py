@@ -1,0 +1,280 @@
+"""Volume in, mask out: a model folder, loaded with ONNX Runtime or torch.
+
+The model folder holds ``model.onnx``, ``weights.safetensors`` and ``config.json``; nothing in it
+is a pickle. The exported graph holds all pixel arithmetic (shrink, normalise, network, mirror
+average, enlarge, sigmoid), so both engines run the very operations that training ran.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+import tifffile
+from tqdm.auto import tqdm
+
+from lggseg.config import Config
+from lggseg.data import FLAIR, SIZE, Cohort, DataError, read_volume
+from lggseg.metrics import expected_calibration_error, patient_metrics
+from lggseg.paths import find_tree, is_patient, patient_folders, replace_file
+
+if TYPE_CHECKING:
+    import torch
+
+Engine = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+FILES = ("model.onnx", "weights.safetensors", "config.json")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """mask: bool ``(slices, 256, 256)``; probability: float32 of the same shape."""
+
+    mask: np.ndarray
+    probability: np.ndarray
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A loaded model folder. ``card`` is its whole ``config.json``."""
+
+    config: Config
+    card: dict[str, Any]
+    run: Engine
+
+    @classmethod
+    def load(cls, folder: Path | str, engine: str = "onnx") -> Segmenter:
+        """Load a model folder with the engine ``onnx`` (default) or ``torch``.
+
+        Raises ``DataError`` that names the missing or unreadable file.
+        """
+        folder = Path(folder)
+        for name in FILES:
+            if not (folder / name).is_file():
+                expected = f"a model folder with {', '.join(FILES)}"
+                action = "Give the folder `model` of a finished run (lggseg train makes one)."
+                raise DataError(folder / name, "no such file", expected, action)
+        card = _read_card(folder / "config.json")
+        config = Config(**card["config"])
+        open_engine = {"onnx": _onnx_engine, "torch": _torch_engine}[engine]
+        return cls(config, card, open_engine(folder, config))
+
+    def predict(self, volume: np.ndarray, batch_size: int = 16) -> Prediction:
+        """Segment a volume: uint8 ``(slices, 256, 256, 3)``, pre-contrast, FLAIR, post-contrast.
+
+        Normalisation is per volume: give all slices of a patient at once, in order. Raises
+        ``ValueError`` for another shape or dtype.
+        """
+        from lggseg import transforms
+
+        if volume.dtype != np.uint8 or volume.ndim != 4 or volume.shape[1:] != (SIZE, SIZE, 3):
+            raise ValueError(
+                f"volume: found {volume.dtype} {volume.shape}, "
+                f"expected uint8 (slices, {SIZE}, {SIZE}, 3)"
+            )
+        statistics = transforms.channel_statistics(volume)
+        if self.config.neighbours:
+            statistics = np.concatenate([statistics, statistics[:, [FLAIR, FLAIR]]], axis=1)
+        image = transforms.stack_channels(volume, self.config.neighbours)
+        air, contrast = statistics[:1], statistics[1:]
+        parts = [
+            self.run(image[start : start + batch_size], air, contrast)
+            for start in range(0, len(image), batch_size)
+        ]
+        probability = np.concatenate(parts)
+        return Prediction(probability >= self.config.threshold, probability)
+
+
+def predict_folder(
+    segmenter: Segmenter, data: Path | str, out: Path | str, *, progress: bool = True
+) -> pd.DataFrame:
+    """Segment a tree of patients, one patient's folder, or one multi-page TIFF.
+
+    Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) and ``predictions.csv`` into ``out``, and
+    returns that table: patient, slices, tumour_slices, tumour_voxels, and dice where the patient
+    has masks. A volume that cannot be read stops with ``DataError``; masks already written stay.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for path in tqdm(_volumes(Path(data)), desc="predict", unit="patient", disable=not progress):
+        volume, truth = read_volume(path)
+        mask = segmenter.predict(volume).mask
+        _write_mask(mask, out / f"{path.stem}_mask.tif")
+        rows.append({"patient": path.stem, **_describe(mask, truth)})
+        table = pd.DataFrame(rows)
+        replace_file(out / "predictions.csv", lambda part: table.to_csv(part, index=False))
+    return pd.DataFrame(rows)
+
+
+def _volumes(data: Path) -> list[Path]:
+    if data.is_file() or (data.is_dir() and is_patient(data)):
+        return [data]
+    return patient_folders(find_tree(data))
+
+
+def _describe(mask: np.ndarray, truth: np.ndarray | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "slices": len(mask),
+        "tumour_slices": int(mask.any(axis=(1, 2)).sum()),
+        "tumour_voxels": int(mask.sum()),
+    }
+    return facts if truth is None else {**facts, "dice": patient_metrics(truth, mask)["dice"]}
+
+
+def _write_mask(mask: np.ndarray, path: Path) -> None:
+    pages = mask.astype(np.uint8) * 255
+    replace_file(
+        path,
+        lambda part: tifffile.imwrite(part, pages, photometric="minisblack", compression="zlib"),
+    )
+
+
+def evaluate(
+    segmenter: Segmenter, cohort: Cohort, patients: Sequence[str], *, progress: bool = True
+) -> pd.DataFrame:
+    """Segment these patients and compare with their masks.
+
+    Returns one row per patient: patient, institution and the columns of
+    :func:`lggseg.metrics.patient_metrics`, over the whole volume at native pixels, then
+    calibration_error.
+    """
+    rows = []
+    for patient in tqdm(patients, desc="evaluate", unit="patient", disable=not progress):
+        prediction, truth = segmenter.predict(cohort.image(patient)), cohort.mask(patient)
+        metrics = patient_metrics(truth, prediction.mask)
+        metrics["calibration_error"] = expected_calibration_error(prediction.probability, truth)
+        institution = cohort.patients.loc[patient, "institution"]
+        rows.append({"patient": patient, "institution": institution, **metrics})
+    return pd.DataFrame(rows)
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text())
+        Config(**card["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        found, expected = f"no readable model card ({error})", "what lggseg train writes"
+        action = "Copy the model folder again, or train with this version."
+        raise DataError(path, found, expected, action) from error
+    return cast(dict[str, Any], card)
+
+
+def _onnx_engine(folder: Path, config: Config) -> Engine:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    try:
+        session = onnxruntime.InferenceSession(
+            folder / "model.onnx", providers=onnxruntime.get_available_providers()
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base class of its own
+        found = f"what ONNX Runtime cannot read ({error})"
+        action = "Copy the model folder again."
+        raise DataError(folder / "model.onnx", found, "an ONNX model", action) from error
+
+    def run(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+        feed = {"image": image, "air": air, "contrast": contrast}
+        return cast(np.ndarray, session.run(["probability"], feed)[0])
+
+    return run
+
+
+def _torch_engine(folder: Path, config: Config) -> Engine:
+    import torch
+    from safetensors.torch import load_file
+
+    from lggseg.models import build_network
+
+    network = build_network(config)
+    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    graph = inference_graph(network, config).to(device)
+
+    def run(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            inputs = (torch.from_numpy(part).to(device) for part in (image, air, contrast))
+            return cast(np.ndarray, graph(*inputs).cpu().numpy())
+
+    return run
+
+
+def inference_graph(network: torch.nn.Module, config: Config) -> torch.nn.Module:
+    """All pixel arithmetic of a prediction as one module.
+
+    image: uint8 ``(slices, channels, 256, 256)``; air, contrast: float32 ``(1, channels)`` →
+    probability float32 ``(slices, 256, 256)``.
+    """
+    import torch
+
+    from lggseg import transforms
+
+    class InferenceGraph(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(
+            self, image: torch.Tensor, air: torch.Tensor, contrast: torch.Tensor
+        ) -> torch.Tensor:
+            small = transforms.shrink(image, config.downsample)
+            small = transforms.normalise(small, air, contrast)
+            logits = self.network(small)
+            if config.test_flips:
+                logits = (logits + self.network(small.flip(-1)).flip(-1)) / 2
+            return transforms.enlarge(logits, config.downsample).sigmoid()[:, 0]
+
+    return InferenceGraph().eval()
+
+
+def export_model(network: torch.nn.Module, config: Config, folder: Path) -> None:
+    """Write the weights and the graph of a model folder; :func:`write_card` completes it."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    network = network.cpu().eval().to(memory_format=torch.contiguous_format)
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    replace_file(folder / "weights.safetensors", lambda path: save_file(weights, path))
+    replace_file(folder / "model.onnx", lambda path: _export_onnx(network, config, path))
+
+
+def write_card(config: Config, card: dict[str, Any], folder: Path) -> None:
+    """Write a model folder's ``config.json``: the config, ``card`` and the versions."""
+    text = json.dumps({"config": asdict(config), **card, "versions": _versions()}, indent=1)
+    replace_file(folder / "config.json", lambda path: path.write_text(text + "\n"))
+
+
+def _export_onnx(network: torch.nn.Module, config: Config, path: Path) -> None:
+    import torch
+
+    graph = inference_graph(network, config)
+    image = torch.zeros(2, config.channels, SIZE, SIZE, dtype=torch.uint8)
+    # Two tensors: the exporter would merge one that is given twice into a single input.
+    air, contrast = torch.zeros(1, config.channels), torch.ones(1, config.channels)
+    torch.onnx.export(
+        graph,
+        (image, air, contrast),
+        path,
+        input_names=["image", "air", "contrast"],
+        output_names=["probability"],
+        dynamic_shapes=({0: torch.export.Dim("slices")}, None, None),
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _versions() -> dict[str, str]:
+    import monai
+    import pytorch_lightning
+    import torch
+
+    import lggseg
+
+    modules = (lggseg, torch, monai, pytorch_lightning, np)
+    return {module.__name__: module.__version__ for module in modules}

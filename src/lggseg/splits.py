@@ -1,0 +1,148 @@
+"""Patient-level, stratified test set and folds, and the check that nothing leaks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lggseg.data import Cohort, DataError
+from lggseg.paths import replace_file
+
+COLUMNS = ["patient", "institution", "tumour_pixels", "role", "fold"]
+ROLES = ("train", "validation", "test")
+
+
+class LeakageError(ValueError):
+    """The same patient, or the very same slice, stands on two sides of a split."""
+
+
+def make_split(
+    cohort: Cohort, *, seed: int = 0, test_fraction: float = 0.2, folds: int = 5
+) -> pd.DataFrame:
+    """Hold out test patients and deal the others over folds.
+
+    Patients are sorted by institution and tumour burden; one of each run of neighbours, drawn at
+    random, is held out, and each further run of ``folds`` neighbours is dealt over the folds. So
+    every side sees every institution and tumour size. Returns the columns patient, institution,
+    tumour_pixels, role (test or development) and fold (-1 for test), sorted by patient. Raises
+    ``ValueError`` when there are fewer patients than folds to fill.
+    """
+    rng = np.random.default_rng(seed)
+    table = cohort.patients.reset_index()[COLUMNS[:3]]
+    table = table.sort_values(["institution", "tumour_pixels", "patient"], ignore_index=True)
+    held_out = int(test_fraction * len(table))
+    if len(table) - held_out < folds:
+        found = f"{len(table)} patients, {held_out} of them for the test"
+        raise ValueError(f"{cohort.root}: found {found}; expected at least {folds} others to fold.")
+    blocks = np.array_split(np.arange(len(table)), held_out) if held_out else []
+    test = [rng.choice(block) for block in blocks]
+    table["role"] = np.where(table.index.isin(test), "test", "development")
+    table["fold"] = -1
+    others = table.index[table["role"] == "development"]
+    deals = [rng.permutation(folds) for _ in range(0, len(others), folds)]
+    table.loc[others, "fold"] = np.concatenate(deals)[: len(others)]
+    return table.sort_values("patient", ignore_index=True)
+
+
+def write_split(split: pd.DataFrame, path: Path | str) -> None:
+    """Write the table as CSV."""
+    replace_file(Path(path), lambda part: split.to_csv(part, index=False))
+
+
+def read_split(path: Path | str, cohort: Cohort | None = None) -> pd.DataFrame:
+    """Read what :func:`write_split` wrote; with a cohort, check that it has the same patients.
+
+    Raises ``DataError``.
+    """
+    make = "Run notebook 02_patient_split, or `lggseg split DATA --out split.csv`."
+    if not Path(path).is_file():
+        raise DataError(path, "no such file", "the table of a patient split", make)
+    split = pd.read_csv(path, dtype={"patient": str})
+    if list(split) != COLUMNS:
+        raise DataError(path, f"the columns {list(split)}", str(COLUMNS), make)
+    if split["patient"].duplicated().any():
+        twice = split["patient"][split["patient"].duplicated()].iloc[0]
+        raise DataError(path, f"{twice} twice", "each patient once", make)
+    if cohort is not None:
+        _check_patients(path, split, cohort, make)
+    return split
+
+
+def _check_patients(path: Path | str, split: pd.DataFrame, cohort: Cohort, make: str) -> None:
+    odd = sorted(set(split["patient"]) ^ set(cohort.patients.index))
+    if odd:
+        side = "in the split but not in" if odd[0] in set(split["patient"]) else "missing from it, in"
+        raise DataError(path, f"{odd[0]} {side} {cohort.root}", "the cohort's patients", make)
+
+
+def split_fingerprint(split: pd.DataFrame) -> str:
+    """The same for the same patients in the same roles and folds."""
+    rows = split.sort_values("patient")[["patient", "role", "fold"]].itertuples(index=False)
+    return hashlib.blake2b(repr([tuple(row) for row in rows]).encode(), digest_size=16).hexdigest()
+
+
+def patients_of(split: pd.DataFrame, role: str, fold: int) -> list[str]:
+    """Patients that train, that validate in ``fold``, or that test. Raises ``ValueError``."""
+    if role not in ROLES:
+        raise ValueError(f"role {role!r}: expected one of {ROLES}")
+    if fold not in set(split["fold"]) - {-1}:
+        raise ValueError(f"fold {fold}: expected one of {sorted(set(split['fold']) - {-1})}")
+    test = split["role"] == "test"
+    chosen = {"test": test, "validation": split["fold"] == fold}
+    chosen["train"] = ~test & ~chosen["validation"]
+    return split["patient"][chosen[role]].tolist()
+
+
+def slice_sides(cohort: Cohort, split: pd.DataFrame) -> np.ndarray:
+    """The side of each slice: ``test`` or ``fold 0``, ``fold 1``, … (each validates in turn)."""
+    fold = cohort.slices["patient"].map(split.set_index("patient")["fold"])
+    if fold.isna().any():
+        patient = cohort.slices["patient"][fold.isna()].iloc[0]
+        raise ValueError(f"{patient}: found in {cohort.root}, expected in the split, too")
+    return np.where(fold < 0, "test", "fold " + fold.astype(int).astype(str))
+
+
+def check_no_leakage(cohort: Cohort, sides: Sequence[str] | np.ndarray) -> None:
+    """Raise ``LeakageError`` if a patient, or a slice that is not blank, stands on two sides.
+
+    sides: one label per slice of the cohort; an empty label means that the slice is not used.
+    """
+    table = cohort.slices.assign(side=np.asarray(sides))
+    table = table[table["side"] != ""]
+    _check_one_side(table, "patient", "patient {0}")
+    pictures = table[~table["blank"]].assign(
+        name=lambda rows: rows["patient"] + "_" + rows["slice"].astype(str) + ".tif"
+    )
+    _check_one_side(pictures, "digest", "the same picture, {1} and {2},")
+
+
+def _check_one_side(table: pd.DataFrame, key: str, what: str) -> None:
+    count = table.groupby(key)["side"].nunique()
+    if (count < 2).all():
+        return
+    rows = table[table[key] == count.idxmax()].drop_duplicates("side")
+    names = rows.get("name", rows["patient"]).tolist()
+    raise LeakageError(
+        f"{what.format(count.idxmax(), *names)} stands on two sides: {rows['side'].tolist()[:2]}. "
+        "Expected one side. Split by patient (make_split) and remove copied slices."
+    )
+
+
+def random_slice_split(
+    cohort: Cohort, split: pd.DataFrame, *, fold: int = 0, seed: int = 0
+) -> np.ndarray:
+    """The leaky split of many tutorials: slices dealt at random, whoever they belong to.
+
+    Returns a label per slice, ``train``, ``validation`` or empty (test patients), with as many
+    slices on each side as the patient split has in this fold.
+    """
+    sides = np.full(len(cohort.slices), "", dtype="<U10")
+    for role in ("train", "validation"):
+        sides[cohort.slices["patient"].isin(patients_of(split, role, fold))] = role
+    used = np.flatnonzero(sides != "")
+    sides[used] = np.random.default_rng(seed).permutation(sides[used])
+    return sides

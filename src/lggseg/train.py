@@ -1,0 +1,230 @@
+"""``train(config, cohort, split, run)``: what the notebook, the command line and SageMaker call."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from lggseg.config import Config
+from lggseg.data import Cohort, DataError
+from lggseg.datamodule import CohortDataModule
+from lggseg.models import build_network
+from lggseg.module import SegmentationModule
+from lggseg.paths import replace_file
+from lggseg.predict import Segmenter, evaluate, export_model, write_card
+from lggseg.splits import (
+    check_no_leakage,
+    patients_of,
+    read_split,
+    slice_sides,
+    split_fingerprint,
+    write_split,
+)
+from lggseg.stats import summarise
+
+
+def train(
+    config: Config,
+    cohort: Cohort,
+    split: pd.DataFrame,
+    run: Path | str,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train on the training patients of ``config.fold``, choose the epoch by its validation
+    patients, and write the run folder (see docs/architecture.md). Test patients are not touched.
+
+    ``resume`` goes on from ``checkpoints/last.ckpt`` where there is one, to the same metrics as an
+    uninterrupted run. Returns the run folder. Raises ``LeakageError`` when a patient stands on two
+    sides, ``DataError`` when the run folder holds another run, ``NonFiniteLoss`` when the loss is.
+    """
+    run = Path(run)
+    if resume and (run / "patients.csv").exists():
+        return run
+    check_no_leakage(cohort, slice_sides(cohort, split))
+    config, checkpoint = _open_run(run, config, split, resume)
+    pl.seed_everything(config.seed, verbose=False)
+    module = SegmentationModule(config)
+    datamodule = CohortDataModule(cohort, split, config)
+    logger = _tracker(config, run)
+    try:
+        trainer = _trainer(config, run, logger, progress)
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+        _finish(run, config, cohort, split, progress)
+    finally:
+        if logger:
+            logger.experiment.finish()
+    return run
+
+
+def _open_run(
+    run: Path, config: Config, split: pd.DataFrame, resume: bool
+) -> tuple[Config, Path | None]:
+    """The config with its precision settled, and the checkpoint to go on from, if any."""
+    stored, last = run / "config.json", run / "checkpoints" / "last.ckpt"
+    if stored.exists() and not resume:
+        action = "Go on with it by --resume, choose another --run, or delete the folder."
+        raise DataError(run, "an earlier run", "a new folder", action)
+    if stored.exists():
+        return _same_run(stored, config, split), last if last.exists() else None
+    if config.precision == "auto":
+        config = replace(config, precision=choose_precision(config))
+    last.parent.mkdir(parents=True, exist_ok=True)
+    write_split(split, run / "split.csv")
+    config.save(stored)
+    return config, None
+
+
+_RESUME_ALIKE = "Resume with the same options and split, or start a new --run."
+
+
+def _same_run(stored: Path, config: Config, split: pd.DataFrame) -> Config:
+    before = Config.load(stored)
+    if config.precision == "auto":
+        config = replace(config, precision=before.precision)
+    changed = [name for name, value in asdict(before).items() if asdict(config)[name] != value]
+    if changed:
+        found = f"{changed[0]}={getattr(config, changed[0])!r}"
+        expected = f"{getattr(before, changed[0])!r}, with which the run was started"
+        raise DataError(stored, found, expected, _RESUME_ALIKE)
+    if split_fingerprint(read_split(stored.parent / "split.csv")) != split_fingerprint(split):
+        raise DataError(stored.parent / "split.csv", "another split", "the same", _RESUME_ALIKE)
+    return before
+
+
+def choose_precision(config: Config) -> str:
+    """16 bits where they are faster here: by capability on a GPU, by a short trial on a CPU."""
+    if torch.cuda.is_available() and config.accelerator in ("auto", "gpu"):
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(False) else "16-mixed"
+    if config.accelerator == "mps" or torch.backends.mps.is_available():
+        return "32-true"
+    full, half = (_seconds_per_step(config, half) for half in (False, True))
+    return "bf16-mixed" if half < 0.9 * full else "32-true"
+
+
+def _seconds_per_step(config: Config, half: bool, steps: int = 3) -> float:
+    network = build_network(config).to(memory_format=torch.channels_last)
+    image = torch.randn(8, config.channels, config.size, config.size)
+    image = image.contiguous(memory_format=torch.channels_last)
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = network(image)
+        logits.float().square().mean().backward()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _tracker(config: Config, run: Path) -> WandbLogger | None:
+    """Weights & Biases when asked for: online with a key in the environment, else offline."""
+    if config.tracker != "wandb":
+        return None
+    offline = not os.environ.get("WANDB_API_KEY")
+    logger = WandbLogger(project="lggseg", name=run.name, save_dir=run, offline=offline)
+    logger.experiment.config.update(asdict(config))
+    return logger
+
+
+class RunFolder(Callback):
+    """Writes ``metrics.csv`` (a row per epoch), and ``last.ckpt`` when the run is told to stop."""
+
+    def __init__(self, run: Path) -> None:
+        self.path, self.last = run / "metrics.csv", run / "checkpoints" / "last.ckpt"
+        self.rows: list[dict[str, float]] = []
+        self.started = time.perf_counter()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.path.exists():
+            table = pd.read_csv(self.path)
+            self.rows = table[table["epoch"] < trainer.current_epoch].to_dict("records")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        seconds = round(time.perf_counter() - self.started, 3)
+        row = {"epoch": trainer.current_epoch, **metrics, "learning_rate": rate}
+        self.rows.append({**row, "seconds": seconds})
+        table = pd.DataFrame(self.rows)
+        replace_file(self.path, lambda part: table.to_csv(part, index=False))
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, SIGTERMException | KeyboardInterrupt):
+            trainer.save_checkpoint(self.last)
+
+
+def _trainer(config: Config, run: Path, logger: WandbLogger | None, progress: bool) -> pl.Trainer:
+    # Lightning's advice on worker processes and on its own logger does not apply here.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    folder = run / "checkpoints"
+    best = ModelCheckpoint(
+        folder, "best", monitor="val/dice", mode="max", save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    last = ModelCheckpoint(
+        folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    stop = EarlyStopping("val/dice", mode="max", patience=config.patience)
+    callbacks = [EMAWeightAveraging(decay=config.ema_decay), RunFolder(run), stop, best, last]
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    return pl.Trainer(
+        accelerator=config.accelerator,
+        devices=1,
+        precision=config.precision,  # type: ignore[arg-type]
+        max_epochs=config.epochs,
+        deterministic=config.deterministic,
+        callbacks=callbacks,
+        logger=logger or False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=run,
+    )
+
+
+def _finish(run: Path, config: Config, cohort: Cohort, split: pd.DataFrame, progress: bool) -> None:
+    """Export the best epoch's averaged weights and score the validation patients with them."""
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    network = build_network(config)
+    prefix = "network."
+    weights = checkpoint["state_dict"].items()
+    network.load_state_dict({k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)})
+    card: dict[str, Any] = {
+        "epoch": checkpoint["epoch"],
+        "data_fingerprint": cohort.fingerprint,
+        "split_fingerprint": split_fingerprint(split),
+        "simulated": cohort.simulated,
+    }
+    export_model(network, config, run / "model")
+    write_card(config, card, run / "model")
+    patients = patients_of(split, "validation", config.fold)
+    table = evaluate(Segmenter.load(run / "model"), cohort, patients, progress=progress)
+    card["validation"] = summarise(table)
+    write_card(config, card, run / "model")
+    replace_file(run / "patients.csv", lambda part: table.to_csv(part, index=False))

@@ -1,0 +1,162 @@
+"""From raw slices to what the network sees: stack, shrink, normalise; and augment whole batches.
+
+Preprocessing is the same code when training and when serving. Augmentation works on a batch that
+is already on the device: one affine resampling and a few elementwise operations for all its
+slices at once, with no loop over samples and no worker processes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage.filters import threshold_otsu
+from torch import Tensor
+
+FLAIR = 1
+
+
+def channel_statistics(volume: np.ndarray) -> np.ndarray:
+    """The grey level of air and the contrast between tissue and air, of each channel.
+
+    Otsu's threshold (IEEE Trans. SMC 9:62, 1979) over the whole volume parts air from tissue;
+    the two values are the mean of the one, and the mean of the other minus that. Unlike a z-score
+    over non-zero voxels this does not need air to be 0: in some volumes it is 100.
+
+    volume: uint8 ``(slices, height, width, channels)``. Returns float32 ``(2, channels)``. A
+    constant channel gets contrast 1.
+    """
+    return np.stack([_air_and_contrast(histogram) for histogram in _histograms(volume)], axis=1)
+
+
+def _histograms(volume: np.ndarray) -> np.ndarray:
+    histograms = np.zeros((volume.shape[-1], 256), dtype=np.int64)
+    for image in volume:
+        for channel, histogram in enumerate(histograms):
+            histogram += np.bincount(image[..., channel].ravel(), minlength=256)
+    return histograms
+
+
+def _air_and_contrast(histogram: np.ndarray) -> np.ndarray:
+    levels = np.arange(256)
+    if np.count_nonzero(histogram) < 2:
+        return np.array([levels @ histogram / max(histogram.sum(), 1), 1], dtype=np.float32)
+    air = levels <= threshold_otsu(hist=histogram)
+    means = [np.average(levels[part], weights=histogram[part]) for part in (air, ~air)]
+    return np.array([means[0], means[1] - means[0]], dtype=np.float32)
+
+
+def neighbour_rows(rows: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of the slices above and below, staying inside each slice's own volume."""
+    return torch.maximum(rows - 1, first), torch.minimum(rows + 1, last)
+
+
+def stack_channels(volume: np.ndarray, neighbours: bool) -> np.ndarray:
+    """The network's input channels of every slice of a volume.
+
+    volume: uint8 ``(slices, height, width, 3)``. Returns uint8 ``(slices, 3 or 5, height, width)``;
+    the two extra channels are FLAIR of the slices above and below (its own at the ends).
+    """
+    channels = np.moveaxis(volume, -1, 1)
+    if not neighbours:
+        return np.ascontiguousarray(channels)
+    flair = channels[:, FLAIR : FLAIR + 1]
+    above, below = np.r_[flair[:1], flair[:-1]], np.r_[flair[1:], flair[-1:]]
+    return np.concatenate([channels, above, below], axis=1)
+
+
+def with_neighbours(per_channel: Tensor, neighbours: bool) -> Tensor:
+    """Extend ``(..., 3)`` values per sequence to the channels of :func:`stack_channels`."""
+    if not neighbours:
+        return per_channel
+    flair = per_channel[..., FLAIR : FLAIR + 1]
+    return torch.cat([per_channel, flair, flair], dim=-1)
+
+
+def shrink(image: Tensor, factor: int) -> Tensor:
+    """Average over ``factor`` × ``factor`` pixels; ``(slices, channels, height, width)``, 0–255."""
+    image = image.float()
+    return image if factor == 1 else F.avg_pool2d(image, factor).round()
+
+
+def normalise(image: Tensor, air: Tensor, contrast: Tensor) -> Tensor:
+    """``(image - air) / contrast``: air becomes 0, the mean of tissue 1.
+
+    image: ``(slices, channels, height, width)``; the others as :func:`channel_statistics` gives
+    them, ``(slices, channels)`` or ``(1, channels)``.
+    """
+    return (image - air[..., None, None]) / contrast[..., None, None]
+
+
+def enlarge(logits: Tensor, factor: int) -> Tensor:
+    """Bilinear interpolation back to native pixels; ``(slices, channels, height, width)``."""
+    if factor == 1:
+        return logits
+    return F.interpolate(logits, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
+def _uniform(slices: int, low: float, high: float, like: Tensor, channels: int = 1) -> Tensor:
+    draw = torch.rand(slices, channels, 1, 1, device=like.device)
+    return low + (high - low) * draw
+
+
+def random_affine(slices: int, strength: float, device: torch.device) -> Tensor:
+    """Random mirror, rotation (±20°), zoom (±15 %), shear (±0.1) and shift (±6 %).
+
+    Returns float32 ``(slices, 2, 3)``, output to input in the coordinates of ``affine_grid``.
+    """
+    draw = (2 * torch.rand(7, slices, device=device) - 1) * strength
+    angle, zoom = draw[0] * math.radians(20), torch.exp(draw[1] * 0.15)
+    stretch = torch.exp(draw[2] * 0.05)
+    mirror = torch.where(draw[3] < 0, -1.0, 1.0)
+    shear, shift = draw[4] * 0.1, draw[5:] * 0.12
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    first = torch.stack([mirror * cos * stretch, mirror * (shear * cos - sin), shift[0]])
+    second = torch.stack([sin * stretch, shear * sin + cos, shift[1]])
+    return torch.stack([first, second]).permute(2, 0, 1)
+
+
+def warp(image: Tensor, matrix: Tensor) -> Tensor:
+    """Resample ``(slices, channels, height, width)`` by ``(slices, 2, 3)``; outside is air (0)."""
+    grid = F.affine_grid(matrix, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def drop_sequences(image: Tensor, probability: float) -> Tensor:
+    """Replace pre- or post-contrast by FLAIR, as the cohort does where a sequence is missing.
+
+    Each of the two is replaced with ``probability`` / 2; in a further ``probability`` / 4 of the
+    slices both are (the cohort's volumes with three identical channels).
+    """
+    draw = torch.rand(image.shape[0], 2, 1, 1, device=image.device)
+    both = torch.rand(image.shape[0], 1, 1, 1, device=image.device) < probability / 4
+    drop = (draw < probability / 2) | both
+    flair = image[:, FLAIR : FLAIR + 1]
+    others = torch.where(drop, flair, image[:, [0, 2]])
+    return torch.cat([others[:, :1], flair, others[:, 1:], image[:, 3:]], dim=1)
+
+
+def vary_intensity(image: Tensor, strength: float) -> Tensor:
+    """Random contrast and brightness per channel, sharpness and noise per slice."""
+    slices, channels = image.shape[:2]
+    contrast = torch.exp(_uniform(slices, -0.2, 0.2, image, channels) * strength)
+    brightness = _uniform(slices, -0.2, 0.2, image, channels) * strength
+    image = image * contrast + brightness
+    # Blurring and sharpening are one operation: move towards the local mean, or away from it.
+    local = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
+    image = torch.lerp(image, local, _uniform(slices, -0.5, 0.8, image) * strength)
+    level = _uniform(slices, 0.0, 0.1, image) * strength
+    return torch.addcmul(image, torch.randn_like(image), level)
+
+
+def augment(image: Tensor, mask: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Warp a batch of raw slices and their masks alike, before normalisation (so outside is air).
+
+    image: float ``(slices, channels, height, width)``; mask: float ``(slices, 1, height, width)``
+    in [0, 1], stays so (its edge becomes soft).
+    """
+    matrix = random_affine(image.shape[0], strength, image.device)
+    warped = warp(torch.cat([image, mask], dim=1), matrix)
+    return warped[:, :-1], warped[:, -1:]
