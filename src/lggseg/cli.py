@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lggseg import config as configuration
+from lggseg.paths import replace_file, write_table
 
 
 def _phantom(options: argparse.Namespace) -> None:
@@ -83,11 +84,12 @@ def _evaluate(options: argparse.Namespace) -> None:
         split = read_split(options.split)
         patients = patients_of(split, options.role, segmenter.config.fold)
     table = evaluate(segmenter, cohort, patients)
-    options.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out / "patients.csv", index=False)
-    summary = {"simulated": cohort.simulated, **summarise(table)}
-    (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    print(f"Dice per patient: {_interval(summary['dice'])}; patients.csv in {options.out}")
+    write_table(table, options.out / "patients.csv")
+    scores = summarise(table)
+    summary = {"simulated": cohort.simulated, **scores}
+    text = json.dumps(summary, indent=1) + "\n"
+    replace_file(options.out / "summary.json", lambda part: part.write_text(text))
+    print(f"Dice per patient: {_interval(scores['dice'])}; patients.csv in {options.out}")
 
 
 def _notebooks(options: argparse.Namespace) -> None:

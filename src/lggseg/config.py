@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 
-def _knob(default: Any, help: str, *, low: float | None = None, choices: tuple[Any, ...] = ()) -> Any:
+def _knob(
+    default: Any, help: str, *, low: float | None = None, choices: tuple[Any, ...] = ()
+) -> Any:
     return field(default=default, metadata={"help": help, "low": low, "choices": choices})
 
 
@@ -109,9 +111,9 @@ def _parse(name: str, kind: Any, text: str) -> Any:
 
 PROFILES: dict[str, Config] = {
     # Seconds: proves that everything runs.
-    "smoke": Config(downsample=4, width=8, epochs=2, batch_size=16),
+    "smoke": Config(downsample=4, width=8, epochs=2, batch_size=16, ema_decay=0.5),
     # A minute on two cores: the embedded simulated cohort.
-    "demo": Config(downsample=2, width=16, epochs=12, batch_size=16),
+    "demo": Config(epochs=12, batch_size=16, ema_decay=0.95),
     # The real cohort, on two cores or a GPU.
     "full": Config(),
 }

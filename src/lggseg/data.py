@@ -27,6 +27,8 @@ from lggseg.paths import PATIENT, DataError, cache_root, find_tree, patient_fold
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 FLAIR = 1
 SIZE = 256
+# The brightest grey level of a slice that shows nothing but noise.
+BLANK = 15
 _CACHE_VERSION = 1
 
 __all__ = ["CHANNELS", "FLAIR", "SIZE", "Cohort", "DataError", "load_cohort", "read_volume"]
@@ -303,7 +305,7 @@ def _write_cache(folder: Path, slices: list[tuple[str, int, Path]], progress: bo
         images[row], masks[row] = image, mask
         digest = hashlib.blake2b(image, digest_size=16).hexdigest()
         mask_digest = hashlib.blake2b(mask, digest_size=16).digest()
-        return int(np.count_nonzero(mask)), not image.any(), digest, mask_digest
+        return int(np.count_nonzero(mask)), int(image.max()) <= BLANK, digest, mask_digest
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         bar = tqdm(total=len(slices), desc="read slices", unit="slice", disable=not progress)

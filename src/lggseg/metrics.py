@@ -86,8 +86,9 @@ def surface_distances(truth: np.ndarray, prediction: np.ndarray) -> tuple[float,
         return diagonal, diagonal
     box = _bounding_box(truth | prediction)
     masks = [torch.from_numpy(mask[box].copy())[None, None] for mask in (prediction, truth)]
-    hd95 = compute_hausdorff_distance(*masks, include_background=True, percentile=95)
-    assd = compute_average_surface_distance(*masks, include_background=True, symmetric=True)
+    found, true = masks
+    hd95 = compute_hausdorff_distance(found, true, include_background=True, percentile=95)
+    assd = compute_average_surface_distance(found, true, include_background=True, symmetric=True)
     return float(hd95), float(assd)
 
 

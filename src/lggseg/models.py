@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from monai.losses import DiceFocalLoss, DiceLoss
 from monai.networks.nets import UNet
@@ -36,11 +37,17 @@ NETWORKS: dict[str, Callable[[Config], nn.Module]] = {"unet": _unet}
 def build_network(config: Config) -> nn.Module:
     """The network ``config.network``: ``(slices, channels, size, size)`` → one logit a pixel.
 
+    Its weights lie in memory channels last, which convolutions prefer on CPUs and GPUs.
+
     Raises ``ValueError`` when the registry has no such name.
     """
     if config.network not in NETWORKS:
         raise ValueError(f"network={config.network!r}: expected one of {sorted(NETWORKS)}")
-    return NETWORKS[config.network](config)
+    network = NETWORKS[config.network](config)
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 # The Dice terms pool the whole batch, so tumour-free slices count without a smoothing constant

@@ -31,7 +31,7 @@ class SegmentationModule(pl.LightningModule):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.network = models.build_network(config).to(memory_format=torch.channels_last)
+        self.network = models.build_network(config)
         self.loss = models.build_loss(config)
         self._unchecked: list[tuple[Tensor, Tensor]] = []
         self._counts = torch.zeros(0)
@@ -89,8 +89,8 @@ class SegmentationModule(pl.LightningModule):
         probability = transforms.enlarge(logits, self.config.downsample).sigmoid()
         predicted = probability >= self.config.threshold
         truth = cohort.take(cohort.truth, batch.rows) > 0
-        counts = [predicted & truth, predicted & ~truth, ~predicted & truth]
-        counts = torch.stack([count.flatten(1).sum(1) for count in counts], dim=1)
+        cases = [predicted & truth, predicted & ~truth, ~predicted & truth]
+        counts = torch.stack([case.flatten(1).sum(1) for case in cases], dim=1)
         self._counts.index_add_(0, cohort.patient[batch.rows], counts)
 
     def validation_dice(self) -> pd.Series:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
+
 PATIENT = re.compile(r"TCGA_(?P<institution>\w\w)_\w{4}_\d{8}")
 
 
@@ -26,6 +28,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV without its index."""
+    replace_file(path, lambda part: table.to_csv(part, index=False))
 
 
 def project_root() -> Path:

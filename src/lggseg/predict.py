@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from lggseg.config import Config
 from lggseg.data import FLAIR, SIZE, Cohort, DataError, read_volume
 from lggseg.metrics import expected_calibration_error, patient_metrics
-from lggseg.paths import find_tree, is_patient, patient_folders, replace_file
+from lggseg.paths import find_tree, is_patient, patient_folders, replace_file, write_table
 
 if TYPE_CHECKING:
     import torch
@@ -107,8 +107,7 @@ def predict_folder(
         mask = segmenter.predict(volume).mask
         _write_mask(mask, out / f"{path.stem}_mask.tif")
         rows.append({"patient": path.stem, **_describe(mask, truth)})
-        table = pd.DataFrame(rows)
-        replace_file(out / "predictions.csv", lambda part: table.to_csv(part, index=False))
+        write_table(pd.DataFrame(rows), out / "predictions.csv")
     return pd.DataFrame(rows)
 
 
@@ -238,7 +237,7 @@ def export_model(network: torch.nn.Module, config: Config, folder: Path) -> None
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    network = network.cpu().eval().to(memory_format=torch.contiguous_format)
+    network = network.cpu().eval()
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     replace_file(folder / "weights.safetensors", lambda path: save_file(weights, path))
     replace_file(folder / "model.onnx", lambda path: _export_onnx(network, config, path))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lggseg.data import Cohort, DataError
-from lggseg.paths import replace_file
+from lggseg.paths import write_table
 
 COLUMNS = ["patient", "institution", "tumour_pixels", "role", "fold"]
 ROLES = ("train", "validation", "test")
@@ -50,7 +50,7 @@ def make_split(
 
 def write_split(split: pd.DataFrame, path: Path | str) -> None:
     """Write the table as CSV."""
-    replace_file(Path(path), lambda part: split.to_csv(part, index=False))
+    write_table(split, Path(path))
 
 
 def read_split(path: Path | str, cohort: Cohort | None = None) -> pd.DataFrame:
@@ -75,7 +75,9 @@ def read_split(path: Path | str, cohort: Cohort | None = None) -> pd.DataFrame:
 def _check_patients(path: Path | str, split: pd.DataFrame, cohort: Cohort, make: str) -> None:
     odd = sorted(set(split["patient"]) ^ set(cohort.patients.index))
     if odd:
-        side = "in the split but not in" if odd[0] in set(split["patient"]) else "missing from it, in"
+        side = (
+            "in the split but not in" if odd[0] in set(split["patient"]) else "missing from it, in"
+        )
         raise DataError(path, f"{odd[0]} {side} {cohort.root}", "the cohort's patients", make)
 
 

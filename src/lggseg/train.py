@@ -28,7 +28,7 @@ from lggseg.data import Cohort, DataError
 from lggseg.datamodule import CohortDataModule
 from lggseg.models import build_network
 from lggseg.module import SegmentationModule
-from lggseg.paths import replace_file
+from lggseg.paths import write_table
 from lggseg.predict import Segmenter, evaluate, export_model, write_card
 from lggseg.splits import (
     check_no_leakage,
@@ -122,7 +122,7 @@ def choose_precision(config: Config) -> str:
 
 
 def _seconds_per_step(config: Config, half: bool, steps: int = 3) -> float:
-    network = build_network(config).to(memory_format=torch.channels_last)
+    network = build_network(config)
     image = torch.randn(8, config.channels, config.size, config.size)
     image = image.contiguous(memory_format=torch.channels_last)
     seconds = []
@@ -150,7 +150,7 @@ class RunFolder(Callback):
 
     def __init__(self, run: Path) -> None:
         self.path, self.last = run / "metrics.csv", run / "checkpoints" / "last.ckpt"
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[Any, Any]] = []
         self.started = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -167,8 +167,7 @@ class RunFolder(Callback):
         seconds = round(time.perf_counter() - self.started, 3)
         row = {"epoch": trainer.current_epoch, **metrics, "learning_rate": rate}
         self.rows.append({**row, "seconds": seconds})
-        table = pd.DataFrame(self.rows)
-        replace_file(self.path, lambda part: table.to_csv(part, index=False))
+        write_table(pd.DataFrame(self.rows), self.path)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -183,7 +182,11 @@ def _trainer(config: Config, run: Path, logger: WandbLogger | None, progress: bo
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     folder = run / "checkpoints"
     best = ModelCheckpoint(
-        folder, "best", monitor="val/dice", mode="max", save_on_train_epoch_end=True,
+        folder,
+        "best",
+        monitor="val/dice",
+        mode="max",
+        save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
     last = ModelCheckpoint(
@@ -210,7 +213,9 @@ def _trainer(config: Config, run: Path, logger: WandbLogger | None, progress: bo
 
 def _finish(run: Path, config: Config, cohort: Cohort, split: pd.DataFrame, progress: bool) -> None:
     """Export the best epoch's averaged weights and score the validation patients with them."""
-    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    checkpoint = torch.load(
+        run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True
+    )
     network = build_network(config)
     prefix = "network."
     weights = checkpoint["state_dict"].items()
@@ -227,4 +232,4 @@ def _finish(run: Path, config: Config, cohort: Cohort, split: pd.DataFrame, prog
     table = evaluate(Segmenter.load(run / "model"), cohort, patients, progress=progress)
     card["validation"] = summarise(table)
     write_card(config, card, run / "model")
-    replace_file(run / "patients.csv", lambda part: table.to_csv(part, index=False))
+    write_table(table, run / "patients.csv")

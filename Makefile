@@ -1,0 +1,56 @@
+# `make` alone lists the commands.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROFILE ?= demo
+DATA ?= build/phantom/kaggle_3m
+OUT ?= build/notebooks
+export LGGSEG_CACHE ?= $(CURDIR)/build/cache
+
+.DEFAULT_GOAL := help
+.PHONY: help run test data lab format clean distclean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+	@echo "options: DATA=/path/to/kaggle_3m  PROFILE=smoke|demo|full"
+
+run: $(BIN)/.base $(DATA) ## install, then execute all notebooks (on the simulated cohort unless DATA is given)
+	$(BIN)/lggseg notebooks --data "$(DATA)" --profile $(PROFILE) --out $(OUT)
+
+test: $(BIN)/.dev ## install, then lint, type-check and test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/python -m pytest
+
+data: $(BIN)/.base ## download the real cohort from Kaggle into data/
+	$(BIN)/lggseg download data
+
+lab: $(BIN)/.base $(DATA) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+format: $(BIN)/.dev ## format the code and strip the notebooks' outputs
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/nbstripout notebooks/*.ipynb
+
+clean: ## delete what running made: build/ and runs/
+	rm -rf build runs .mypy_cache .ruff_cache .hypothesis
+
+distclean: clean ## the same, and the environment
+	rm -rf $(VENV)
+
+$(BIN)/.base: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(BIN)/.dev: $(BIN)/.base requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+build/phantom/kaggle_3m: | $(BIN)/.base
+	$(BIN)/lggseg phantom build/phantom --patients 24 --seed 0
