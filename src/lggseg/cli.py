@@ -95,7 +95,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _notebooks(options: argparse.Namespace) -> None:
     from lggseg.notebooks import run_notebooks
 
-    parameters = {"DATA": str(options.data), "PROFILE": options.profile}
+    parameters = {"DATA": str(options.data.resolve()), "PROFILE": options.profile}
     run_notebooks(options.folder, options.out, parameters)
 
 

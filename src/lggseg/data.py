@@ -54,6 +54,11 @@ class Cohort:
     fingerprint: str
     simulated: bool
 
+    @property
+    def label(self) -> str:
+        """``simulated`` or ``real``: what figures and run folders are marked with."""
+        return "simulated" if self.simulated else "real"
+
     def rows(self, patient: str) -> slice:
         """The rows of ``images``, ``masks`` and ``slices`` that belong to a patient."""
         counts = self.patients["slices"]
@@ -95,6 +100,17 @@ def _views(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     plane = SIZE * SIZE
     images = pixels[:, : 3 * plane].reshape(-1, SIZE, SIZE, 3)
     return images, pixels[:, 3 * plane :].reshape(-1, SIZE, SIZE)
+
+
+def missing_sequences(cohort: Cohort) -> pd.DataFrame:
+    """Whether a sequence is only a copy of FLAIR: index patient, bool columns ``pre-contrast`` and
+    ``post-contrast``. Found by comparing every pixel."""
+    copies = [
+        [np.array_equal(cohort.image(patient)[..., other], cohort.image(patient)[..., FLAIR])
+         for other in (0, 2)]
+        for patient in cohort.patients.index
+    ]  # fmt: skip
+    return pd.DataFrame(copies, cohort.patients.index, columns=[CHANNELS[0], CHANNELS[2]])
 
 
 def read_volume(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -216,7 +232,7 @@ def _read_clinical(path: Path, patients: Sequence[str]) -> pd.DataFrame:
     if not path.exists():
         warnings.warn(f"{path}: not found; going on without clinical data.", stacklevel=3)
         return pd.DataFrame(index=pd.Index(patients, name="patient"))
-    table = pd.read_csv(path, dtype={"Patient": str})
+    table: pd.DataFrame = pd.read_csv(path, dtype={"Patient": str})
     if "Patient" not in table:
         columns = f"the columns {list(table)[:3]}…"
         raise DataError(path, columns, "a column Patient", "Restore Kaggle's data.csv.")
@@ -226,7 +242,9 @@ def _read_clinical(path: Path, patients: Sequence[str]) -> pd.DataFrame:
     if missing:
         action = "Add a row for the patient (its other cells may be empty)."
         raise DataError(path, f"no row for {missing[0]}", "every patient of the tree", action)
-    return table.loc[short].set_axis(pd.Index(patients, name="patient"), axis=0)
+    matched: pd.DataFrame = table.reindex(short)
+    matched.index = pd.Index(patients, name="patient")
+    return matched
 
 
 def _patients_table(slices: pd.DataFrame) -> pd.DataFrame:
@@ -303,8 +321,8 @@ def _write_cache(folder: Path, slices: list[tuple[str, int, Path]], progress: bo
         path = slices[row][2]
         image, mask = _read_image(path), _read_mask(path.with_name(f"{path.stem}_mask.tif"))
         images[row], masks[row] = image, mask
-        digest = hashlib.blake2b(image, digest_size=16).hexdigest()
-        mask_digest = hashlib.blake2b(mask, digest_size=16).digest()
+        digest = hashlib.blake2b(image.data, digest_size=16).hexdigest()
+        mask_digest = hashlib.blake2b(mask.data, digest_size=16).digest()
         return int(np.count_nonzero(mask)), int(image.max()) <= BLANK, digest, mask_digest
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

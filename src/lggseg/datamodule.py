@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 from lggseg import transforms
 from lggseg.config import Config
 from lggseg.data import SIZE, Cohort
-from lggseg.splits import patients_of
 
 
 @dataclass(frozen=True)
@@ -171,20 +170,15 @@ class TrainingRows:
 
 
 class CohortDataModule(pl.LightningDataModule):
-    """Serves batches of a cohort by a patient split, from the device that trains."""
+    """Serves batches of a cohort from the device that trains.
 
-    def __init__(self, cohort: Cohort, split: pd.DataFrame, config: Config) -> None:
+    sides: one label per slice of the cohort, ``train``, ``validation`` or anything else (unused).
+    """
+
+    def __init__(self, cohort: Cohort, sides: np.ndarray, config: Config) -> None:
         super().__init__()
-        self.cohort, self.split, self.config = cohort, split, config
+        self.cohort, self.sides, self.config = cohort, sides, config
         self.on_device: DeviceCohort | None = None
-
-    def patients(self, role: str) -> list[str]:
-        """Patients that have this role (train or validation) in ``config.fold``."""
-        return patients_of(self.split, role, self.config.fold)
-
-    def rows(self, role: str) -> np.ndarray:
-        """Rows of the cohort that belong to these patients."""
-        return np.flatnonzero(self.cohort.slices["patient"].isin(self.patients(role)))
 
     def setup(self, stage: str) -> None:
         assert self.trainer is not None
@@ -193,14 +187,15 @@ class CohortDataModule(pl.LightningDataModule):
             self.on_device = DeviceCohort(self.cohort, self.config, device)
 
     def train_dataloader(self) -> TrainingRows:
-        rows = self.rows("train")
+        rows = np.flatnonzero(self.sides == "train")
         slices = self.cohort.slices.iloc[rows]
         tumour = slices["tumour_pixels"].to_numpy() > 0
         healthy = ~tumour & ~slices["blank"].to_numpy()
         return TrainingRows(rows[tumour], rows[healthy], self.config)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        batches = torch.from_numpy(self.rows("validation")).split(2 * self.config.batch_size)
+        rows = torch.from_numpy(np.flatnonzero(self.sides == "validation"))
+        batches = rows.split(2 * self.config.batch_size)
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:

@@ -94,11 +94,11 @@ class SegmentationModule(pl.LightningModule):
         self._counts.index_add_(0, cohort.patient[batch.rows], counts)
 
     def validation_dice(self) -> pd.Series:
-        """Dice per validation patient over the whole volume, at native pixels."""
-        patients = self.datamodule.cohort.patients.index
+        """Dice per patient over its validation slices, at native pixels; index patient."""
+        cohort, sides = self.datamodule.cohort, self.datamodule.sides
         dice = dice_from_counts(*self._counts.double().cpu().numpy().T)
-        seen = patients.isin(self.datamodule.patients("validation"))
-        return pd.Series(dice, index=patients, name="dice")[seen]
+        seen = cohort.patients.index.isin(cohort.slices["patient"][sides == "validation"])
+        return pd.Series(dice, index=cohort.patients.index, name="dice")[seen]
 
     def on_validation_epoch_end(self) -> None:
         dice = self.validation_dice()

@@ -8,6 +8,8 @@ average, enlarge, sigmoid), so both engines run the very operations that trainin
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -233,7 +235,6 @@ def inference_graph(network: torch.nn.Module, config: Config) -> torch.nn.Module
 
 def export_model(network: torch.nn.Module, config: Config, folder: Path) -> None:
     """Write the weights and the graph of a model folder; :func:`write_card` completes it."""
-    import torch
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -252,20 +253,24 @@ def write_card(config: Config, card: dict[str, Any], folder: Path) -> None:
 def _export_onnx(network: torch.nn.Module, config: Config, path: Path) -> None:
     import torch
 
+    # The exporter warns of operations of packages that are not installed, which none here uses.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     graph = inference_graph(network, config)
     image = torch.zeros(2, config.channels, SIZE, SIZE, dtype=torch.uint8)
     # Two tensors: the exporter would merge one that is given twice into a single input.
     air, contrast = torch.zeros(1, config.channels), torch.ones(1, config.channels)
-    torch.onnx.export(
-        graph,
-        (image, air, contrast),
-        path,
-        input_names=["image", "air", "contrast"],
-        output_names=["probability"],
-        dynamic_shapes=({0: torch.export.Dim("slices")}, None, None),
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            (image, air, contrast),
+            path,
+            input_names=["image", "air", "contrast"],
+            output_names=["probability"],
+            dynamic_shapes=({0: torch.export.Dim("slices")}, None, None),
+            external_data=False,
+            verbose=False,
+        )
 
 
 def _versions() -> dict[str, str]:

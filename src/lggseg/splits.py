@@ -99,6 +99,12 @@ def patients_of(split: pd.DataFrame, role: str, fold: int) -> list[str]:
     return split["patient"][chosen[role]].tolist()
 
 
+def fold_sides(cohort: Cohort, split: pd.DataFrame, fold: int) -> np.ndarray:
+    """The role of each slice in a fold: ``train``, ``validation`` or ``test``."""
+    roles = {patient: role for role in ROLES for patient in patients_of(split, role, fold)}
+    return cohort.slices["patient"].map(roles).to_numpy(dtype=str)
+
+
 def slice_sides(cohort: Cohort, split: pd.DataFrame) -> np.ndarray:
     """The side of each slice: ``test`` or ``fold 0``, ``fold 1``, … (each validates in turn)."""
     fold = cohort.slices["patient"].map(split.set_index("patient")["fold"])
@@ -142,9 +148,8 @@ def random_slice_split(
     Returns a label per slice, ``train``, ``validation`` or empty (test patients), with as many
     slices on each side as the patient split has in this fold.
     """
-    sides = np.full(len(cohort.slices), "", dtype="<U10")
-    for role in ("train", "validation"):
-        sides[cohort.slices["patient"].isin(patients_of(split, role, fold))] = role
+    sides = fold_sides(cohort, split, fold)
+    sides[sides == "test"] = ""
     used = np.flatnonzero(sides != "")
     sides[used] = np.random.default_rng(seed).permutation(sides[used])
     return sides

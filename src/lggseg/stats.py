@@ -22,17 +22,17 @@ def bootstrap_interval(
     NaN are left out. With fewer than three values, or values all alike, there is nothing to
     resample: the interval is their range.
     """
-    values = np.asarray(values, dtype=float)
-    values = values[~np.isnan(values)]
-    if len(values) == 0:
+    sample = np.asarray(values, dtype=float)
+    sample = sample[~np.isnan(sample)]
+    if len(sample) == 0:
         return float("nan"), float("nan")
-    if len(values) < 3 or np.ptp(values) == 0:
-        return float(values.min()), float(values.max())
+    if len(sample) < 3 or np.ptp(sample) == 0:
+        return float(sample.min()), float(sample.max())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a degenerate BCa warns and gives NaN; handled below
         for method in ("BCa", "percentile"):
             low, high = stats.bootstrap(
-                (values,), statistic, confidence_level=confidence, method=method, rng=seed
+                (sample,), statistic, confidence_level=confidence, method=method, rng=seed
             ).confidence_interval
             if np.isfinite([low, high]).all():
                 break

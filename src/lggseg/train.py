@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
@@ -32,6 +33,7 @@ from lggseg.paths import write_table
 from lggseg.predict import Segmenter, evaluate, export_model, write_card
 from lggseg.splits import (
     check_no_leakage,
+    fold_sides,
     patients_of,
     read_split,
     slice_sides,
@@ -64,16 +66,35 @@ def train(
     config, checkpoint = _open_run(run, config, split, resume)
     pl.seed_everything(config.seed, verbose=False)
     module = SegmentationModule(config)
-    datamodule = CohortDataModule(cohort, split, config)
+    datamodule = CohortDataModule(cohort, fold_sides(cohort, split, config.fold), config)
     logger = _tracker(config, run)
     try:
-        trainer = _trainer(config, run, logger, progress)
+        trainer = _trainer(
+            config, _callbacks(config, run), progress, logger=logger or False, default_root_dir=run
+        )
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         _finish(run, config, cohort, split, progress)
     finally:
         if logger:
             logger.experiment.finish()
     return run
+
+
+def validation_dice(
+    config: Config, cohort: Cohort, sides: np.ndarray, *, progress: bool = True
+) -> pd.Series:
+    """Train on the slices labelled ``train`` and return the last epoch's Dice per patient over
+    the slices labelled ``validation``. For experiments: writes nothing, checks no leakage."""
+    pl.seed_everything(config.seed, verbose=False)
+    if config.precision == "auto":
+        config = replace(config, precision=choose_precision(config))
+    module = SegmentationModule(config)
+    callbacks: list[Callback] = [EMAWeightAveraging(decay=config.ema_decay)]
+    trainer = _trainer(config, callbacks, progress, limit_val_batches=0, enable_checkpointing=False)
+    datamodule = CohortDataModule(cohort, sides, config)
+    trainer.fit(module, datamodule)
+    trainer.validate(module, datamodule, verbose=False)
+    return module.validation_dice()
 
 
 def _open_run(
@@ -176,13 +197,9 @@ class RunFolder(Callback):
             trainer.save_checkpoint(self.last)
 
 
-def _trainer(config: Config, run: Path, logger: WandbLogger | None, progress: bool) -> pl.Trainer:
-    # Lightning's advice on worker processes and on its own logger does not apply here.
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    folder = run / "checkpoints"
+def _callbacks(config: Config, run: Path) -> list[Callback]:
     best = ModelCheckpoint(
-        folder,
+        run / "checkpoints",
         "best",
         monitor="val/dice",
         mode="max",
@@ -190,12 +207,22 @@ def _trainer(config: Config, run: Path, logger: WandbLogger | None, progress: bo
         enable_version_counter=False,
     )
     last = ModelCheckpoint(
-        folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
+        run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
+    average = EMAWeightAveraging(decay=config.ema_decay)
     stop = EarlyStopping("val/dice", mode="max", patience=config.patience)
-    callbacks = [EMAWeightAveraging(decay=config.ema_decay), RunFolder(run), stop, best, last]
+    return [average, RunFolder(run), stop, best, last]
+
+
+def _trainer(
+    config: Config, callbacks: list[Callback], progress: bool, **options: Any
+) -> pl.Trainer:
+    # Lightning's advice on worker processes and on its own logger does not apply here.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
     if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
+        callbacks = [*callbacks, TQDMProgressBar(refresh_rate=10)]
     return pl.Trainer(
         accelerator=config.accelerator,
         devices=1,
@@ -203,11 +230,10 @@ def _trainer(config: Config, run: Path, logger: WandbLogger | None, progress: bo
         max_epochs=config.epochs,
         deterministic=config.deterministic,
         callbacks=callbacks,
-        logger=logger or False,
         enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        default_root_dir=run,
+        **{"logger": False, **options},
     )
 
 

@@ -1,0 +1,32 @@
+"""Small JSON files that the report is built from: numbers, and what they were measured on."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from lggseg import __version__
+from lggseg.data import Cohort
+from lggseg.paths import replace_file, runs_root
+
+
+def runs_of(cohort: Cohort) -> Path:
+    """The folder of all runs on a cohort: ``runs/simulated`` or ``runs/real``."""
+    return runs_root() / cohort.label
+
+
+def save_results(cohort: Cohort, name: str, values: dict[str, Any]) -> Path:
+    """Write ``results/<name>.json`` into :func:`runs_of`; returns the file."""
+    facts = {
+        "cohort": cohort.label,
+        "patients": len(cohort.patients),
+        "data_fingerprint": cohort.fingerprint,
+        "lggseg": __version__,
+        "date": date.today().isoformat(),
+    }
+    path = runs_of(cohort) / "results" / f"{name}.json"
+    text = json.dumps({**facts, **values}, indent=1) + "\n"
+    replace_file(path, lambda part: part.write_text(text))
+    return path
