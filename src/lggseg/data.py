@@ -248,10 +248,8 @@ def _read_clinical(path: Path, patients: Sequence[str]) -> pd.DataFrame:
 
 
 def _patients_table(slices: pd.DataFrame) -> pd.DataFrame:
-    groups = slices.groupby("patient")["tumour_pixels"]
-    table = groups.agg(
-        slices="size", tumour_slices=lambda pixels: int((pixels > 0).sum()), tumour_pixels="sum"
-    )
+    counted = slices.assign(slices=1, tumour_slices=(slices["tumour_pixels"] > 0).astype(int))
+    table = counted.groupby("patient")[["slices", "tumour_slices", "tumour_pixels"]].sum()
     matches = [PATIENT.fullmatch(str(patient)) for patient in table.index]
     codes = [match["institution"] if match else "unknown" for match in matches]
     table.insert(0, "institution", codes)
