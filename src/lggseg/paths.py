@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -44,6 +45,14 @@ def project_root() -> Path:
 def runs_root() -> Path:
     """Where runs go: ``$LGGSEG_RUNS``, else ``runs`` in the project."""
     return Path(os.environ.get("LGGSEG_RUNS") or project_root() / "runs")
+
+
+def fresh_folder(path: Path) -> Path:
+    """``path``, free for a new run: an earlier one is kept under its time."""
+    if path.exists():
+        stamp = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
+        path.rename(path.with_name(f"{path.name}-{stamp}"))
+    return path
 
 
 def cache_root() -> Path:

@@ -22,6 +22,7 @@ from scipy import ndimage
 from tqdm.auto import tqdm
 
 from lggseg.data import SIZE, DataError
+from lggseg.paths import project_root
 
 VERSION = 2
 # Two processes need about 1 GiB together; more would not fit a small machine.
@@ -124,6 +125,12 @@ def make_cohort(
             root.rename(Path(beside) / "replaced")
         tree.rename(root)
     return root
+
+
+def cohort_root(data: str | Path = "") -> Path:
+    """The tree that a notebook's parameter ``DATA`` names, relative to the project; when it is
+    empty the simulated cohort in ``build/phantom``, made if it is not there yet."""
+    return project_root() / data if str(data) else make_cohort(project_root() / "build/phantom")
 
 
 def _is_cohort(root: Path, facts: dict[str, int]) -> bool:

@@ -180,13 +180,13 @@ def split_balance(cohort: Cohort, split: pd.DataFrame) -> Figure:
 def leak(cohort: Cohort, dice: pd.DataFrame) -> Figure:
     """The same model under two splits: a dot per validation patient, and the mean."""
     figure, axes = _figure(cohort, "The same model, two splits", (6, 3.6))
-    for place, (name, values) in enumerate(dice.items()):
-        values = values.dropna()
+    for place, name in enumerate(dice.columns):
+        values = dice[name].dropna()
         jitter = place + np.random.default_rng(place).uniform(-0.15, 0.15, len(values))
         axes[0].scatter(jitter, values, s=16, color=(ORANGE, BLUE)[place % 2], alpha=0.7)
         axes[0].hlines(values.mean(), place - 0.3, place + 0.3, color=RED)
         axes[0].text(place + 0.32, values.mean(), f"mean {values.mean():.3f}", va="center")
-    axes[0].set_xticks(range(dice.shape[1]), list(dice))
+    axes[0].set_xticks(range(dice.shape[1]), list(dice.columns))
     axes[0].set(ylabel="Dice per validation patient", ylim=(-0.03, 1.03), xlim=(-0.5, 1.75))
     return figure
 
