@@ -90,10 +90,14 @@ def validation_dice(
         config = replace(config, precision=choose_precision(config))
     module = SegmentationModule(config)
     callbacks: list[Callback] = [EMAWeightAveraging(decay=config.ema_decay)]
-    trainer = _trainer(config, callbacks, progress, limit_val_batches=0, enable_checkpointing=False)
-    datamodule = CohortDataModule(cohort, sides, config)
-    trainer.fit(module, datamodule)
-    trainer.validate(module, datamodule, verbose=False)
+    trainer = _trainer(
+        config,
+        callbacks,
+        progress,
+        check_val_every_n_epoch=config.epochs,
+        enable_checkpointing=False,
+    )
+    trainer.fit(module, CohortDataModule(cohort, sides, config))
     return module.validation_dice()
 
 
