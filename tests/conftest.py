@@ -1,0 +1,64 @@
+"""Small trees in Kaggle's layout, and a cache that is thrown away."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+# Two busy thread pools on two cores slow small operations down.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _throwaway_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["LGGSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def write_tree(root: Path, patients: int = 3, slices: int = 4, seed: int = 0) -> Path:
+    """A tree of head-like disks with a bright blob as tumour, in Kaggle's layout."""
+    rng = np.random.default_rng(seed)
+    names = [f"TCGA_{('CS', 'DU', 'HT')[i % 3]}_T{i:03d}_20000101" for i in range(patients)]
+    y, x = np.mgrid[:256, :256]
+    for name in names:
+        (root / name).mkdir(parents=True)
+        centre = rng.integers(90, 166, 2)
+        for number in range(1, slices + 1):
+            image = rng.integers(0, 12, (256, 256, 3), dtype=np.uint8)
+            image[(y - 128) ** 2 + (x - 128) ** 2 < 90**2] += 80
+            mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < 20**2
+            mask &= 1 < number < slices
+            image[mask, 1] += 90
+            tifffile.imwrite(root / name / f"{name}_{number}.tif", image, photometric="rgb")
+            pixels = mask.astype(np.uint8) * 255
+            tifffile.imwrite(root / name / f"{name}_{number}_mask.tif", pixels)
+    rows = {"Patient": [name.rsplit("_", 1)[0] for name in names], "gender": 1}
+    pd.DataFrame(rows).to_csv(root / "data.csv", index=False)
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Three patients of four slices."""
+    return write_tree(tmp_path / "kaggle_3m")
+
+
+@pytest.fixture(scope="session")
+def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight patients of six slices; not to be changed."""
+    return write_tree(tmp_path_factory.mktemp("shared") / "kaggle_3m", patients=8, slices=6)
+
+
+@pytest.fixture(scope="session")
+def real_tree() -> Path:
+    """A tree of real patients, where the environment names one."""
+    path = os.environ.get("LGGSEG_REAL_DATA")
+    if not path:
+        pytest.skip("LGGSEG_REAL_DATA names no tree of real patients")
+    return Path(path)
+
+

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from lggseg import data
+from lggseg.data import DataError, load_cohort, read_volume
+from lggseg.paths import cache_root, patient_folders
+
+
+def first(tree: Path, number: int = 1, mask: bool = False) -> Path:
+    folder = patient_folders(tree)[0]
+    return folder / f"{folder.name}_{number}{'_mask' if mask else ''}.tif"
+
+
+def load_error(tree: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        load_cohort(tree, progress=False)
+    assert "; expected " in str(caught.value)
+    return str(caught.value)
+
+
+def test_cohort_holds_what_the_files_hold(tree: Path) -> None:
+    cohort = load_cohort(tree, progress=False)
+    assert cohort.images.shape == (12, 256, 256, 3)
+    for folder in patient_folders(tree):
+        for number in range(1, 5):
+            row = cohort.rows(folder.name).start + number - 1
+            image = tifffile.imread(folder / f"{folder.name}_{number}.tif")
+            mask = tifffile.imread(folder / f"{folder.name}_{number}_mask.tif")
+            assert np.array_equal(cohort.images[row], image)
+            assert np.array_equal(cohort.masks[row], mask)
+            assert cohort.slices["tumour_pixels"][row] == np.count_nonzero(mask)
+    assert list(cohort.patients["institution"]) == ["CS", "DU", "HT"]
+    assert list(cohort.patients["gender"]) == [1, 1, 1]
+    assert not cohort.simulated
+
+
+def test_slices_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    name = "TCGA_CS_T000_20000101"
+    (tmp_path / "tree" / name).mkdir(parents=True)
+    for number in range(1, 12):
+        image = np.full((256, 256, 3), number, np.uint8)
+        tifffile.imwrite(tmp_path / "tree" / name / f"{name}_{number}.tif", image)
+    volume, mask = read_volume(tmp_path / "tree" / name)
+    assert volume[:, 0, 0, 0].tolist() == list(range(1, 12))
+    assert mask is None
+
+
+def test_second_start_reads_the_cache_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_cohort(tree, progress=False)
+    monkeypatch.setattr(data, "_read_tiff", lambda path: pytest.fail("read a slice again"))
+    after = load_cohort(tree, progress=False)
+    assert np.array_equal(before.images, after.images)
+    assert before.fingerprint == after.fingerprint
+    pd.testing.assert_frame_equal(before.patients, after.patients)
+
+
+def test_a_changed_slice_is_read_again(tree: Path) -> None:
+    before = load_cohort(tree, progress=False).fingerprint
+    tifffile.imwrite(first(tree), np.zeros((256, 256, 3), np.uint8), photometric="rgb")
+    cohort = load_cohort(tree, progress=False)
+    assert not cohort.images[0].any()
+    assert cohort.slices["blank"][0]
+    assert cohort.fingerprint != before
+
+
+def test_fingerprint_depends_on_the_content_alone(tree: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tree, tmp_path / "elsewhere")
+    assert (
+        load_cohort(copy, progress=False).fingerprint
+        == load_cohort(tree, progress=False).fingerprint
+    )
+
+
+def test_a_half_written_cache_is_never_read(tree: Path) -> None:
+    cohort = load_cohort(tree, progress=False)
+    pixels = max(cache_root().glob("*/pixels.npy"), key=lambda path: path.stat().st_mtime)
+    expected = np.array(cohort.images)
+    os.truncate(pixels, pixels.stat().st_size // 2)
+    assert np.array_equal(load_cohort(tree, progress=False).images, expected)
+
+
+def test_a_failed_build_leaves_nothing(tree: Path) -> None:
+    before = set(cache_root().iterdir())
+    first(tree, 2).write_bytes(b"")
+    load_error(tree)
+    assert set(cache_root().iterdir()) == before
+
+
+def test_a_full_disk_says_how_to_move_the_cache(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tree)._replace(free=1000)
+    monkeypatch.setattr(data.shutil, "disk_usage", lambda path: usage)
+    assert "LGGSEG_CACHE" in load_error(tree)
+
+
+def test_missing_mask(tree: Path) -> None:
+    first(tree, mask=True).unlink()
+    assert f"{first(tree, mask=True)}: found no such file" in load_error(tree)
+
+
+def test_mask_without_slice(tree: Path) -> None:
+    tifffile.imwrite(first(tree, 9, mask=True), np.zeros((256, 256), np.uint8))
+    assert f"{first(tree, 9, mask=True)}: found a mask without its slice" in load_error(tree)
+
+
+def test_truncated_file(tree: Path) -> None:
+    os.truncate(first(tree), 1000)
+    message = load_error(tree)
+    assert str(first(tree)) in message and "Download or copy the file again" in message
+
+
+def test_not_a_tiff(tree: Path) -> None:
+    first(tree).write_bytes(b"GIF89a, surely not a TIFF")
+    message = load_error(tree)
+    assert str(first(tree)) in message and "no readable TIFF" in message
+
+
+def test_empty_file(tree: Path) -> None:
+    first(tree).write_bytes(b"")
+    assert f"{first(tree)}: found an empty file" in load_error(tree)
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((128, 256, 3), np.uint8), "uint8 of shape (128, 256, 3)"),
+        (np.zeros((256, 256), np.uint8), "uint8 of shape (256, 256)"),
+        (np.zeros((256, 256, 4), np.uint8), "uint8 of shape (256, 256, 4)"),
+        (np.zeros((256, 256, 3), np.uint16), "uint16 of shape (256, 256, 3)"),
+    ],
+    ids=["size", "one channel", "four channels", "16 bits"],
+)
+def test_wrong_slices(tree: Path, image: np.ndarray, found: str) -> None:
+    tifffile.imwrite(first(tree), image)
+    message = load_error(tree)
+    assert f"{first(tree)}: found {found}" in message
+    assert "expected uint8 of shape (256, 256, 3): pre-contrast, FLAIR, post-contrast" in message
+
+
+def test_wrong_mask_values(tree: Path) -> None:
+    tifffile.imwrite(first(tree, mask=True), np.ones((256, 256), np.uint8))
+    message = load_error(tree)
+    assert f"{first(tree, mask=True)}: found the value 1; expected only 0 and 255" in message
+
+
+def test_wrong_mask_size(tree: Path) -> None:
+    tifffile.imwrite(first(tree, mask=True), np.zeros((64, 64), np.uint8))
+    assert "found uint8 of shape (64, 64)" in load_error(tree)
+
+
+def test_gap_in_slice_numbers(tree: Path) -> None:
+    first(tree, 2).unlink()
+    first(tree, 2, mask=True).unlink()
+    assert "found slices up to 4 but no slice 2" in load_error(tree)
+
+
+def test_duplicate_slice_numbers(tree: Path) -> None:
+    twin = first(tree).with_name(first(tree).name.replace("_1.tif", "_01.tif"))
+    shutil.copy(first(tree), twin)
+    message = load_error(tree)
+    assert "found slice 1 twice" in message and "_01.tif" in message
+
+
+def test_patient_missing_in_data_csv(tree: Path) -> None:
+    table = pd.read_csv(tree / "data.csv")
+    table.iloc[1:].to_csv(tree / "data.csv", index=False)
+    assert "data.csv: found no row for TCGA_CS_T000" in load_error(tree)
+
+
+def test_without_data_csv_there_are_no_clinical_columns(tree: Path) -> None:
+    (tree / "data.csv").unlink()
+    with pytest.warns(UserWarning, match="without clinical data"):
+        cohort = load_cohort(tree, progress=False)
+    assert "gender" not in cohort.patients
+
+
+def test_missing_sequences_are_found_by_pixels(tree: Path) -> None:
+    for number in range(1, 5):
+        image = tifffile.imread(first(tree, number))
+        image[..., 2] = image[..., 1]
+        tifffile.imwrite(first(tree, number), image, photometric="rgb")
+    missing = data.missing_sequences(load_cohort(tree, progress=False))
+    assert missing["post-contrast"].tolist() == [True, False, False]
+    assert not missing["pre-contrast"].any()
+
+
+def test_multi_page_tiff(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(0, 255, (5, 256, 256, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "scan.tif", volume, photometric="rgb")
+    found, mask = read_volume(tmp_path / "scan.tif")
+    assert np.array_equal(found, volume) and mask is None
+
+
+def test_multi_page_tiff_of_one_channel(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "scan.tif", np.zeros((5, 256, 256), np.uint8))
+    with pytest.raises(DataError, match=r"scan.tif: found uint8 of shape \(5, 256, 256\)"):
+        read_volume(tmp_path / "scan.tif")
+
+
+def test_real_patients(real_tree: Path) -> None:
+    cohort = load_cohort(real_tree, progress=False)
+    assert (cohort.patients["tumour_slices"] > 0).all()
+    assert set(np.unique(cohort.masks[:50])) <= {0, 255}

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lggseg import paths
+from lggseg.data import DataError, load_cohort
+
+
+def test_tree_is_found_one_and_two_levels_up(tree: Path) -> None:
+    assert paths.find_tree(tree) == tree
+    assert paths.find_tree(tree.parent) == tree
+    assert paths.find_tree(tree.parent.parent / tree.parent.name) == tree
+
+
+def test_of_two_copies_the_shallowest_is_taken(tree: Path) -> None:
+    shutil.copytree(tree, tree.parent / "a-nested" / "kaggle_3m")
+    assert paths.find_tree(tree.parent) == tree
+
+
+def test_tree_is_found_from_a_patients_folder(tree: Path) -> None:
+    patient = paths.patient_folders(tree)[0]
+    assert paths.find_tree(patient) == tree
+    assert len(load_cohort(patient, progress=False).patients) == 3
+
+
+@pytest.mark.parametrize("make", [True, False])
+def test_empty_or_absent_root_says_what_to_do(tmp_path: Path, make: bool) -> None:
+    root = tmp_path / "nothing"
+    if make:
+        root.mkdir()
+    found = "no patient's folder" if make else "no such folder"
+    with pytest.raises(DataError, match=rf"nothing: found {found}.*expected.*make data"):
+        paths.find_tree(root)
+
+
+def test_replace_file_leaves_nothing_half_written(tmp_path: Path) -> None:
+    target = tmp_path / "table.csv"
+    target.write_text("before")
+
+    def fail(part: Path) -> None:
+        part.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        paths.replace_file(target, fail)
+    assert target.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_fresh_folder_keeps_the_earlier_run(tmp_path: Path) -> None:
+    run = tmp_path / "unet"
+    run.mkdir()
+    (run / "metrics.csv").write_text("kept")
+    assert paths.fresh_folder(run) == run
+    assert not run.exists()
+    assert next(tmp_path.glob("unet-*/metrics.csv")).read_text() == "kept"
