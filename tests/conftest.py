@@ -60,5 +60,3 @@ def real_tree() -> Path:
     if not path:
         pytest.skip("LGGSEG_REAL_DATA names no tree of real patients")
     return Path(path)
-
-

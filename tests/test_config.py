@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lggseg import config as configuration
+from lggseg.config import Config
+
+configs = st.builds(
+    Config,
+    width=st.integers(1, 64),
+    neighbours=st.booleans(),
+    test_flips=st.booleans(),
+    deterministic=st.booleans(),
+    learning_rate=st.floats(1e-8, 1.0),
+    loss=st.sampled_from(["dice_bce", "dice_focal"]),
+    precision=st.sampled_from(["auto", "32-true", "bf16-mixed"]),
+    downsample=st.sampled_from([1, 2, 4]),
+)
+
+
+@given(configs)
+def test_strings_and_back(config: Config) -> None:
+    strings = config.to_strings()
+    assert all(isinstance(value, str) for value in strings.values())
+    assert Config.from_strings(strings) == config
+
+
+@given(configs)
+def test_options_and_back(config: Config) -> None:
+    parser = argparse.ArgumentParser()
+    configuration.add_options(parser)
+    pairs = config.to_strings().items()
+    dashes = [part for name, text in pairs for part in ("--" + name.replace("_", "-"), text)]
+    underscores = [part for name, text in pairs for part in ("--" + name, text)]
+    for arguments in (dashes, underscores):
+        assert configuration.from_options(parser.parse_args(arguments)) == config
+
+
+def test_options_change_the_profile() -> None:
+    parser = argparse.ArgumentParser()
+    configuration.add_options(parser)
+    options = parser.parse_args(["--profile", "smoke", "--neighbours", "false", "--epochs", "5"])
+    expected = replace(configuration.profile("smoke"), neighbours=False, epochs=5)
+    assert configuration.from_options(options) == expected
+
+
+def test_file_and_back(tmp_path: Path) -> None:
+    config = Config(width=24, neighbours=False)
+    config.save(tmp_path / "config.json")
+    assert Config.load(tmp_path / "config.json") == config
+
+
+def test_the_tuners_extra_quotes_are_taken_off() -> None:
+    assert Config.from_strings({"loss": '"dice_focal"'}).loss == "dice_focal"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rat": "1"}, "unknown knob 'learning_rat'"),
+        ({"neighbours": "yes please"}, "neighbours='yes please': expected true or false"),
+        ({"epochs": "many"}, "epochs='many': expected a value of type int"),
+        ({"epochs": "0"}, "epochs=0: expected a value of at least 1"),
+        ({"downsample": "3"}, r"downsample=3: expected one of \(1, 2, 4\)"),
+        ({"learning_rate": "nan"}, "learning_rate=nan"),
+    ],
+)
+def test_bad_values_name_the_knob(values: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config.from_strings(values)
+
+
+def test_unknown_profile() -> None:
+    with pytest.raises(ValueError, match="profile 'huge'"):
+        configuration.profile("huge")
+
+
+def test_every_knob_is_explained() -> None:
+    assert all(knob.metadata["help"] for knob in fields(Config))

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.metrics import compute_hausdorff_distance
+from scipy import ndimage
+from scipy.spatial.distance import cdist
+
+from lggseg import metrics
+
+SHAPE = (5, 12, 14)
+
+
+def blob(seed: int, share: float = 0.3) -> np.ndarray:
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(SHAPE), 1.5)
+    return noise > np.quantile(noise, 1 - share)
+
+
+def surface(mask: np.ndarray) -> np.ndarray:
+    return np.argwhere(mask & ~ndimage.binary_erosion(mask))
+
+
+def box(*size: int, at: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
+    mask = np.zeros((10, 20, 20), dtype=bool)
+    mask[tuple(slice(a, a + s) for a, s in zip(at, size, strict=True))] = True
+    return mask
+
+
+pairs = st.tuples(st.integers(0, 500), st.integers(0, 500), st.floats(0.02, 0.6))
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs)
+def test_overlap_matches_the_definitions(pair: tuple[int, int, float]) -> None:
+    truth, prediction = blob(pair[0]), blob(pair[1], pair[2])
+    found = metrics.patient_metrics(truth, prediction)
+    both, either = (truth & prediction).sum(), (truth | prediction).sum()
+    assert found["dice"] == pytest.approx(2 * both / (truth.sum() + prediction.sum()))
+    assert found["iou"] == pytest.approx(both / either)
+    assert found["precision"] == pytest.approx(both / prediction.sum())
+    assert found["recall"] == pytest.approx(both / truth.sum())
+    assert found["iou"] == pytest.approx(found["dice"] / (2 - found["dice"]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(pairs)
+def test_distances_match_brute_force_and_monai(pair: tuple[int, int, float]) -> None:
+    truth, prediction = blob(pair[0]), blob(pair[1], pair[2])
+    hd95, assd = metrics.surface_distances(truth, prediction)
+    distance = cdist(surface(truth), surface(prediction))
+    there, back = distance.min(axis=1), distance.min(axis=0)
+    assert hd95 == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)), rel=1e-4)
+    assert assd == pytest.approx(np.concatenate([there, back]).mean(), rel=1e-4)
+    whole = [torch.from_numpy(mask)[None, None] for mask in (prediction, truth)]
+    assert hd95 == pytest.approx(float(compute_hausdorff_distance(*whole, percentile=95)), rel=1e-4)
+    assert metrics.surface_distances(prediction, truth) == pytest.approx((hd95, assd), rel=1e-4)
+
+
+def test_a_shifted_box_has_known_values() -> None:
+    truth, prediction = box(4, 8, 8, at=(2, 2, 2)), box(4, 8, 8, at=(2, 2, 5))
+    found = metrics.patient_metrics(truth, prediction)
+    assert found["dice"] == pytest.approx(5 / 8)
+    assert found["hd95"] == pytest.approx(3.0)
+    assert found["lesion_f1"] == 1.0
+    assert found["slice_dice"] == pytest.approx(5 / 8)
+
+
+@pytest.mark.parametrize("alone", ["truth", "prediction", "neither"])
+def test_policy_of_empty_masks(alone: str) -> None:
+    empty, full = np.zeros((10, 20, 20), dtype=bool), box(3, 3, 3)
+    truth = full if alone == "truth" else empty
+    prediction = full if alone == "prediction" else empty
+    found = metrics.patient_metrics(truth, prediction)
+    score, distance = (1.0, 0.0) if alone == "neither" else (0.0, np.sqrt(10**2 + 2 * 20**2))
+    for name in ("dice", "iou", "precision", "recall", "lesion_f1"):
+        assert found[name] == score, name
+    for name in ("hd95", "assd"):
+        assert found[name] == pytest.approx(distance), name
+    assert found["missed"] == (alone == "truth")
+    assert np.isnan(found["slice_dice"]) == (alone != "truth")
+
+
+def test_lesions_are_counted_with_corners_touching() -> None:
+    truth = box(2, 2, 2) | box(2, 2, 2, at=(2, 2, 2)) | box(2, 2, 2, at=(6, 10, 10))
+    assert metrics.lesion_f1(truth, truth) == 1.0
+    # One of two true lesions found, one of two predicted ones right.
+    prediction = box(2, 2, 2) | box(1, 1, 1, at=(9, 19, 0))
+    assert metrics.lesion_f1(truth, prediction) == pytest.approx(0.5)
+
+
+def test_slice_dice_ignores_healthy_slices() -> None:
+    truth, prediction = box(1, 4, 4), box(1, 4, 4) | box(1, 9, 9, at=(5, 5, 5))
+    assert metrics.slice_dice(truth, prediction) == 1.0
+    assert metrics.patient_metrics(truth, prediction)["dice"] < 0.5
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_dice_from_counts(kind: type) -> None:
+    dice = metrics.dice_from_counts(kind([1.0, 0.0, 0.0]), kind([1.0, 0.0, 2.0]), kind([1.0, 0, 0]))
+    assert [float(value) for value in dice] == [0.5, 1.0, 0.0]
+
+
+def test_calibration() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.random(200_000).astype(np.float32)
+    truth = rng.random(200_000) < probability
+    assert metrics.expected_calibration_error(probability, truth) < 0.01
+    wrong = metrics.expected_calibration_error(np.ones(10, np.float32), np.zeros(10, bool))
+    assert wrong == pytest.approx(1.0)
+
+
+def test_masks_must_be_alike() -> None:
+    with pytest.raises(ValueError, match=r"found truth bool \(1, 2, 3\) and prediction uint8"):
+        metrics.patient_metrics(np.zeros((1, 2, 3), bool), np.zeros((1, 2, 3), np.uint8))
+    with pytest.raises(ValueError, match="expected two bool volumes"):
+        metrics.patient_metrics(np.zeros((2, 3), bool), np.zeros((2, 3), bool))

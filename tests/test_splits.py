@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lggseg import splits
+from lggseg.data import Cohort, DataError, load_cohort
+
+
+def made_up(patients: int, seed: int = 0) -> SimpleNamespace:
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {
+            "institution": rng.choice(["CS", "DU", "FG", "HT"], patients),
+            "tumour_pixels": rng.integers(100, 90_000, patients),
+        },
+        index=pd.Index([f"P{i:03d}" for i in range(patients)], name="patient"),
+    )
+    return SimpleNamespace(patients=table, root="somewhere")
+
+
+@pytest.fixture
+def cohort(shared_tree: Path) -> Cohort:
+    return load_cohort(shared_tree, progress=False)
+
+
+@settings(max_examples=40, deadline=None)
+@given(patients=st.integers(7, 120), seed=st.integers(0, 1000))
+def test_every_patient_has_one_place(patients: int, seed: int) -> None:
+    split = splits.make_split(made_up(patients, seed), seed=seed)
+    test = split[split["role"] == "test"]
+    assert sorted(split["patient"]) == [f"P{i:03d}" for i in range(patients)]
+    assert len(test) == int(0.2 * patients)
+    assert (test["fold"] == -1).all()
+    sizes = split[split["fold"] >= 0]["fold"].value_counts()
+    assert len(sizes) == 5
+    assert sizes.max() - sizes.min() <= 1
+    for fold in range(5):
+        sides = [set(splits.patients_of(split, role, fold)) for role in splits.ROLES]
+        assert sum(map(len, sides)) == len(set.union(*sides)) == patients
+
+
+def test_87_patients_give_17_and_5_folds_of_14() -> None:
+    split = splits.make_split(made_up(87))
+    assert (split["role"] == "test").sum() == 17
+    assert split[split["fold"] >= 0]["fold"].value_counts().tolist() == [14] * 5
+
+
+def test_sides_are_alike() -> None:
+    cohort = made_up(100)
+    split = splits.make_split(cohort)
+    test = split["role"] == "test"
+    for code, size in cohort.patients["institution"].value_counts().items():
+        assert abs((split["institution"][test] == code).sum() - 0.2 * size) <= 1.5
+    means = split.groupby("fold")["tumour_pixels"].mean()
+    assert means.max() / means.min() < 1.25
+
+
+def test_the_seed_decides() -> None:
+    first, again, other = (splits.make_split(made_up(50), seed=seed) for seed in (1, 1, 2))
+    pd.testing.assert_frame_equal(first, again)
+    assert splits.split_fingerprint(first) == splits.split_fingerprint(again)
+    assert splits.split_fingerprint(first) != splits.split_fingerprint(other)
+
+
+def test_too_few_patients() -> None:
+    with pytest.raises(ValueError, match=r"found 4 patients.*expected at least 5"):
+        splits.make_split(made_up(4))
+
+
+def test_written_and_read(cohort: Cohort, tmp_path: Path) -> None:
+    split = splits.make_split(cohort)
+    splits.write_split(split, tmp_path / "sub" / "split.csv")
+    pd.testing.assert_frame_equal(splits.read_split(tmp_path / "sub" / "split.csv", cohort), split)
+
+
+def test_bad_split_files(cohort: Cohort, tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    with pytest.raises(DataError, match=r"split.csv: found no such file.*02_patient_split"):
+        splits.read_split(path)
+    path.write_text("patient,side\na,b\n")
+    with pytest.raises(DataError, match="found the columns"):
+        splits.read_split(path)
+    split = splits.make_split(cohort)
+    splits.write_split(split.iloc[1:], path)
+    with pytest.raises(DataError, match="TCGA_CS_T000_20000101 missing"):
+        splits.read_split(path, cohort)
+    splits.write_split(pd.concat([split, split.iloc[:1]]), path)
+    with pytest.raises(DataError, match="TCGA_CS_T000_20000101 twice"):
+        splits.read_split(path, cohort)
+
+
+def test_unknown_role_and_fold() -> None:
+    split = splits.make_split(made_up(20))
+    with pytest.raises(ValueError, match="role 'tests'"):
+        splits.patients_of(split, "tests", 0)
+    with pytest.raises(ValueError, match="fold 7: expected one of"):
+        splits.patients_of(split, "train", 7)
+
+
+def test_the_patient_split_does_not_leak(cohort: Cohort) -> None:
+    splits.check_no_leakage(cohort, splits.slice_sides(cohort, splits.make_split(cohort)))
+
+
+def test_a_patient_on_two_sides_leaks(cohort: Cohort) -> None:
+    sides = splits.slice_sides(cohort, splits.make_split(cohort))
+    sides[0] = "elsewhere"
+    with pytest.raises(splits.LeakageError, match="patient TCGA_CS_T000_20000101 stands on two"):
+        splits.check_no_leakage(cohort, sides)
+
+
+def _copy_first_slice(tree: Path, blank: bool) -> None:
+    patients = sorted(path for path in tree.iterdir() if path.is_dir())[:2]
+    files = [folder / f"{folder.name}_1.tif" for folder in patients]
+    image = np.zeros((256, 256, 3), np.uint8) if blank else tifffile.imread(files[0])
+    for file in files:
+        tifffile.imwrite(file, image, photometric="rgb")
+
+
+def test_a_copied_slice_leaks(tree: Path) -> None:
+    _copy_first_slice(tree, blank=False)
+    cohort = load_cohort(tree, progress=False)
+    with pytest.raises(splits.LeakageError, match=r"T000_20000101_1.tif and TCGA_DU_T001"):
+        splits.check_no_leakage(cohort, cohort.slices["patient"].to_numpy())
+
+
+def test_a_copied_blank_slice_does_not(tree: Path) -> None:
+    _copy_first_slice(tree, blank=True)
+    cohort = load_cohort(tree, progress=False)
+    splits.check_no_leakage(cohort, cohort.slices["patient"].to_numpy())
+
+
+def test_unused_slices_do_not_leak(cohort: Cohort) -> None:
+    sides = np.where(cohort.slices["slice"] == 1, "", cohort.slices["patient"])
+    splits.check_no_leakage(cohort, sides)
+
+
+def test_random_slices_leak_and_have_as_many(cohort: Cohort) -> None:
+    split = splits.make_split(cohort)
+    random = splits.random_slice_split(cohort, split, fold=1, seed=3)
+    by_patient = splits.fold_sides(cohort, split, 1)
+    for role in ("train", "validation"):
+        assert (random == role).sum() == (by_patient == role).sum()
+    assert (random[by_patient == "test"] == "").all()
+    with pytest.raises(splits.LeakageError):
+        splits.check_no_leakage(cohort, random)

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+
+from lggseg import models, module, train
+from lggseg.config import Config, profile
+from lggseg.data import Cohort, DataError, load_cohort
+from lggseg.datamodule import DeviceCohort, TrainingRows
+from lggseg.metrics import patient_metrics
+from lggseg.predict import FILES, Segmenter, evaluate, predict_folder
+from lggseg.splits import LeakageError, fold_sides, make_split, patients_of
+
+CONFIG = replace(profile("smoke"), epochs=3, batch_size=4, precision="32-true", width=4)
+SCRIPT = Path(__file__).resolve().parents[1] / "src" / "train.py"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def cohort(shared_tree: Path) -> Cohort:
+    return load_cohort(shared_tree, progress=False)
+
+
+@pytest.fixture(scope="module")
+def split(cohort: Cohort) -> pd.DataFrame:
+    return make_split(cohort)
+
+
+@pytest.fixture(scope="module")
+def run(cohort: Cohort, split: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "unet"
+    return train.train(CONFIG, cohort, split, folder, progress=False)
+
+
+def test_run_folder_is_complete(run: Path, cohort: Cohort, split: pd.DataFrame) -> None:
+    for name in (
+        "config.json",
+        "split.csv",
+        "metrics.csv",
+        "patients.csv",
+        "checkpoints/last.ckpt",
+    ):
+        assert (run / name).is_file(), name
+    assert sorted(path.name for path in (run / "model").iterdir()) == sorted(FILES)
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert metrics["epoch"].tolist() == [0, 1, 2]
+    assert {"train/loss", "val/loss", "val/dice", "learning_rate", "seconds"} <= set(metrics)
+    patients = pd.read_csv(run / "patients.csv")["patient"].tolist()
+    assert patients == patients_of(split, "validation", 0)
+    card = json.loads((run / "model" / "config.json").read_text())
+    assert card["data_fingerprint"] == cohort.fingerprint
+    assert card["validation"]["dice"]["n"] == len(patients)
+    assert not card["simulated"]
+
+
+def test_both_engines_give_the_same_mask(run: Path, cohort: Cohort) -> None:
+    volume = cohort.image(cohort.patients.index[0])
+    onnx, torch_ = (
+        Segmenter.load(run / "model", engine).predict(volume) for engine in ("onnx", "torch")
+    )
+    assert onnx.mask.shape == volume.shape[:3] and onnx.mask.dtype == bool
+    np.testing.assert_allclose(onnx.probability, torch_.probability, atol=1e-4)
+    assert (onnx.mask == torch_.mask).mean() > 0.9999
+
+
+def test_serving_normalises_as_training_does(run: Path, cohort: Cohort) -> None:
+    """The network sees the same numbers from a batch of the cohort and from a lone volume."""
+    config = replace(CONFIG, test_flips=False)
+    on_device = DeviceCohort(cohort, config, CPU)
+    patient = cohort.patients.index[2]
+    rows = torch.arange(cohort.rows(patient).start, cohort.rows(patient).stop)
+    seen: list[torch.Tensor] = []
+    network = models.build_network(config).eval()
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    from lggseg.predict import inference_graph
+
+    graph = inference_graph(network, config)
+    segmenter = Segmenter(
+        config, {}, lambda *parts: graph(*map(torch.from_numpy, parts)).detach().numpy()
+    )
+    segmenter.predict(cohort.image(patient), batch_size=100)
+    torch.testing.assert_close(seen[0], on_device.batch(rows, training=False).image)
+
+
+def test_validation_dice_is_exact_per_patient(cohort: Cohort, split: pd.DataFrame) -> None:
+    """The running counts of the module equal the Dice of the masks themselves."""
+    config = replace(CONFIG, epochs=1, test_flips=False)
+    sides = fold_sides(cohort, split, 0)
+    kept: dict[str, module.SegmentationModule] = {}
+    build = module.SegmentationModule
+
+    class Kept(build):  # type: ignore[misc, valid-type]
+        def __init__(self, config: Config) -> None:
+            super().__init__(config)
+            kept["module"] = self
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "SegmentationModule", Kept)
+        dice = train.validation_dice(config, cohort, sides, progress=False)
+    assert sorted(dice.index) == sorted(patients_of(split, "validation", 0))
+    network, on_device = kept["module"].network.eval(), DeviceCohort(cohort, config, CPU)
+    for patient, value in dice.items():
+        rows = torch.arange(cohort.rows(patient).start, cohort.rows(patient).stop)
+        with torch.no_grad():
+            logits = network(on_device.batch(rows, training=False).image)
+        mask = module.transforms.enlarge(logits, config.downsample).sigmoid()[:, 0] >= 0.5
+        truth = cohort.mask(str(patient))
+        assert value == pytest.approx(patient_metrics(truth, mask.numpy())["dice"], abs=1e-3)
+
+
+def _final(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "metrics.csv").drop(columns="seconds")
+
+
+def _command(tree: Path, run: Path, *more: str) -> list[str]:
+    knobs = {**CONFIG.to_strings(), "epochs": "8"}
+    options = [part for name, text in knobs.items() for part in (f"--{name}", text)]
+    return [sys.executable, str(SCRIPT), "--data", str(tree), "--run", str(run), *options, *more]
+
+
+def _start_and_stop(command: list[str], run: Path, how: signal.Signals, log: Path) -> None:
+    """Start training, wait for its third epoch, and stop it by a signal."""
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if (run / "metrics.csv").exists() and len(_final(run)) >= 2:
+                break
+            time.sleep(0.02)
+        process.send_signal(how)
+        process.wait(60)
+    assert not (run / "patients.csv").exists(), log.read_text()
+    assert (run / "checkpoints" / "last.ckpt").exists(), log.read_text()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shared_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    subprocess.run(_command(shared_tree, run), check=True, capture_output=True)
+    return run
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(
+    shared_tree: Path, uninterrupted: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    _start_and_stop(_command(shared_tree, run), run, how, tmp_path / "log")
+    done = len(_final(run))
+    assert done < 8
+    subprocess.run(_command(shared_tree, run, "--resume"), check=True, capture_output=True)
+    resumed, whole = _final(run), _final(uninterrupted)
+    # An epoch cut in its middle logs the mean training loss of what was left of it.
+    names = [name for name in whole if how == signal.SIGKILL or name != "train/loss"]
+    pd.testing.assert_frame_equal(resumed[names], whole[names], rtol=1e-5)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(run / "patients.csv"), pd.read_csv(uninterrupted / "patients.csv"), rtol=1e-5
+    )
+
+
+def test_an_earlier_run_is_not_overwritten(run: Path, cohort: Cohort, split: pd.DataFrame) -> None:
+    with pytest.raises(DataError, match=r"found an earlier run; expected a new folder.*--resume"):
+        train.train(CONFIG, cohort, split, run, progress=False)
+
+
+def test_resuming_a_finished_run_does_nothing(
+    run: Path, cohort: Cohort, split: pd.DataFrame
+) -> None:
+    before = os.stat(run / "metrics.csv").st_mtime_ns
+    assert train.train(CONFIG, cohort, split, run, resume=True, progress=False) == run
+    assert os.stat(run / "metrics.csv").st_mtime_ns == before
+
+
+def test_resuming_with_another_config(cohort: Cohort, split: pd.DataFrame, tmp_path: Path) -> None:
+    CONFIG.save(tmp_path / "config.json")
+    other = replace(CONFIG, learning_rate=0.1)
+    with pytest.raises(DataError, match=r"found learning_rate=0.1; expected 0.003"):
+        train.train(other, cohort, split, tmp_path, resume=True, progress=False)
+
+
+def test_a_leaking_split_is_refused(cohort: Cohort, split: pd.DataFrame, tmp_path: Path) -> None:
+    leaking = cohort.slices["digest"].copy()
+    leaking[:] = "the same picture"
+    twin = replace(cohort, slices=cohort.slices.assign(digest=leaking, blank=False))
+    with pytest.raises(LeakageError):
+        train.train(CONFIG, twin, split, tmp_path / "run", progress=False)
+
+
+def test_a_non_finite_loss_names_the_patients(
+    cohort: Cohort, split: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(models.LOSSES, "dice", lambda logits, mask: logits.mean() * float("nan"))
+    with pytest.raises(module.NonFiniteLoss, match=r"became nan in epoch 0.*TCGA_\w\w_T00\d"):
+        train.train(replace(CONFIG, loss="dice"), cohort, split, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_losses_are_computed_in_32_bits(cohort: Cohort) -> None:
+    segmentation = module.SegmentationModule(CONFIG)
+    seen: list[torch.dtype] = []
+    segmentation.loss = lambda logits, mask: seen.append(logits.dtype) or logits.mean()
+    batch = DeviceCohort(cohort, CONFIG, CPU).batch(torch.arange(4), training=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        segmentation.model_step(batch)
+    assert seen == [torch.float32]
+
+
+def test_training_rows_resume_where_they_were() -> None:
+    def rows() -> TrainingRows:
+        return TrainingRows(np.arange(10), np.arange(10, 40), CONFIG)
+
+    whole = rows()
+    epochs = [[batch.tolist() for batch in whole] for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    assert sorted(row for batch in epochs[0] for row in batch)[:10] == list(range(10))
+    assert len(epochs[0]) == len(whole) == 5
+    part = rows()
+    iterator = iter(part)
+    next(iterator), next(iterator)
+    resumed = rows()
+    resumed.load_state_dict(part.state_dict())
+    assert [batch.tolist() for batch in resumed] == epochs[0][2:]
+    assert [batch.tolist() for batch in resumed] == epochs[1]
+
+
+def test_a_cohort_too_large_for_the_device_stays_on_the_host(
+    cohort: Cohort, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = (DeviceCohort(cohort, CONFIG, CPU, budget) for budget in (None, 1000))
+    assert here.resident and not there.resident
+    assert "stays in host memory" in capsys.readouterr().out
+    rows = torch.tensor([0, 7, 20])
+    torch.testing.assert_close(
+        here.batch(rows, training=False).image, there.batch(rows, training=False).image
+    )
+
+
+def test_neighbours_come_from_the_same_patient(cohort: Cohort) -> None:
+    image, _ = DeviceCohort(cohort, CONFIG, CPU).gather(torch.arange(12))
+    first, last = 0, 5  # of the first patient
+    assert torch.equal(image[first, 3], image[first, 1])
+    assert torch.equal(image[last, 4], image[last, 1])
+    assert torch.equal(image[last, 3], image[last - 1, 1])
+
+
+def test_wandb_works_without_an_account(
+    cohort: Cohort, split: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    config = replace(CONFIG, epochs=1, tracker="wandb")
+    run = train.train(config, cohort, split, tmp_path / "tracked", progress=False)
+    assert list(run.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_predict_writes_masks_of_unseen_volumes(
+    run: Path, shared_tree: Path, cohort: Cohort, tmp_path: Path
+) -> None:
+    segmenter = Segmenter.load(run / "model")
+    table = predict_folder(segmenter, shared_tree, tmp_path / "tree", progress=False)
+    assert table["patient"].tolist() == cohort.patients.index.tolist()
+    scores = evaluate(segmenter, cohort, list(cohort.patients.index), progress=False)
+    assert table["dice"].tolist() == pytest.approx(scores["dice"].tolist())
+    patient = cohort.patients.index[0]
+    mask = tifffile.imread(tmp_path / "tree" / f"{patient}_mask.tif")
+    assert mask.shape == (6, 256, 256) and mask.dtype == np.uint8
+    assert np.array_equal(mask > 0, segmenter.predict(cohort.image(patient)).mask)
+    assert set(np.unique(mask)) <= {0, 255}
+    tifffile.imwrite(tmp_path / "scan.tif", cohort.image(patient), photometric="rgb")
+    for data in (shared_tree / patient, tmp_path / "scan.tif"):
+        predict_folder(segmenter, data, tmp_path / "one", progress=False)
+        again = tifffile.imread(tmp_path / "one" / f"{data.stem}_mask.tif")
+        assert np.array_equal(again, mask)
+
+
+def test_predict_refuses_another_shape(run: Path) -> None:
+    segmenter = Segmenter.load(run / "model")
+    with pytest.raises(ValueError, match=r"found float64 \(2, 256, 256, 3\), expected uint8"):
+        segmenter.predict(np.zeros((2, 256, 256, 3)))
+
+
+def test_a_broken_model_folder_names_the_file(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"model.onnx: found no such file"):
+        Segmenter.load(tmp_path)
+    for name in FILES:
+        (tmp_path / name).write_bytes((run / "model" / name).read_bytes())
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(DataError, match=r"model.onnx: found what ONNX Runtime cannot read"):
+        Segmenter.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DataError, match=r"config.json: found no readable model card"):
+        Segmenter.load(tmp_path)
+
+
+def test_registries_refuse_unknown_names() -> None:
+    with pytest.raises(ValueError, match="network='vgg': expected one of"):
+        models.build_network(Config(network="vgg"))
+    with pytest.raises(ValueError, match="loss='mse': expected one of"):
+        models.build_loss(Config(loss="mse"))
+
+
+@pytest.mark.parametrize("neighbours", [True, False])
+@pytest.mark.parametrize("downsample", [1, 2, 4])
+def test_network_shapes(neighbours: bool, downsample: int) -> None:
+    config = Config(width=4, neighbours=neighbours, downsample=downsample)
+    network = models.build_network(config)
+    logits = network(torch.zeros(1, config.channels, config.size, config.size))
+    assert logits.shape == (1, 1, config.size, config.size)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lggseg import transforms
+
+
+def head(air: int = 0, tissue: int = 100) -> np.ndarray:
+    volume = np.full((4, 64, 64, 3), air, dtype=np.uint8)
+    volume[:, 16:48, 16:48] = tissue
+    return volume
+
+
+@pytest.mark.parametrize("air", [0, 3, 100])
+def test_statistics_find_air_and_tissue(air: int) -> None:
+    statistics = transforms.channel_statistics(head(air, 180))
+    assert statistics.dtype == np.float32
+    assert statistics == pytest.approx(np.array([[air] * 3, [180 - air] * 3]))
+
+
+def test_statistics_of_a_constant_channel() -> None:
+    volume = head()
+    volume[..., 2] = 7
+    statistics = transforms.channel_statistics(volume)
+    assert statistics[:, 2].tolist() == [7, 1]
+
+
+def test_normalised_air_is_0_and_tissue_1() -> None:
+    volume = head(20, 220)
+    air, contrast = torch.from_numpy(transforms.channel_statistics(volume)).unbind()
+    image = torch.from_numpy(volume).permute(0, 3, 1, 2)
+    image = transforms.normalise(image.float(), air[None], contrast[None])
+    assert sorted(image.unique().tolist()) == pytest.approx([0, 1])
+
+
+def test_neighbours_stay_inside_the_volume() -> None:
+    volume = np.zeros((3, 8, 8, 3), dtype=np.uint8)
+    volume[..., 1] = np.arange(3)[:, None, None] + 1
+    stacked = transforms.stack_channels(volume, neighbours=True)
+    assert stacked.shape == (3, 5, 8, 8)
+    assert stacked[:, 3, 0, 0].tolist() == [1, 1, 2]
+    assert stacked[:, 4, 0, 0].tolist() == [2, 3, 3]
+    assert np.array_equal(stacked[:, :3], np.moveaxis(volume, -1, 1))
+
+
+def test_shrink_averages_and_enlarge_undoes_it_for_smooth_images() -> None:
+    image = torch.arange(64.0).expand(1, 1, 64, 64)
+    small = transforms.shrink(image, 2)
+    assert small.shape == (1, 1, 32, 32)
+    large = transforms.enlarge(small, 2)
+    assert (large - image)[..., 4:-4].abs().max() <= 1.0
+    assert torch.equal(transforms.shrink(image, 1), image)
+
+
+def test_no_strength_keeps_the_slices() -> None:
+    image, mask = torch.rand(4, 5, 32, 32), (torch.rand(4, 1, 32, 32) > 0.5).float()
+    same_image, same_mask = transforms.augment(image, mask, strength=0.0)
+    torch.testing.assert_close(same_image, image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(same_mask, mask, atol=1e-4, rtol=0)
+
+
+def test_mask_moves_with_the_image() -> None:
+    torch.manual_seed(0)
+    mask = torch.zeros(16, 1, 64, 64)
+    mask[:, :, 20:36, 30:44] = 1
+    warped, warped_mask = transforms.augment(mask.repeat(1, 3, 1, 1) * 200, mask, strength=1.0)
+    torch.testing.assert_close(warped / 200, warped_mask.expand_as(warped), atol=1e-5, rtol=0)
+    moved = (warped_mask - mask).abs().flatten(1).sum(1)
+    assert (moved > 10).all()
+    assert warped_mask.min() >= 0 and warped_mask.max() <= 1
+    areas = warped_mask.flatten(1).sum(1) / mask[0].sum()
+    assert areas.min() > 0.6 and areas.max() < 1.6
+
+
+def test_every_slice_gets_its_own_warp() -> None:
+    torch.manual_seed(0)
+    matrices = transforms.random_affine(32, 1.0, torch.device("cpu"))
+    assert len(torch.unique(matrices, dim=0)) == 32
+    mirrored = torch.linalg.det(matrices[:, :, :2]) < 0
+    assert 4 < mirrored.sum() < 28
+
+
+def test_outside_is_air() -> None:
+    image = torch.full((1, 1, 16, 16), 50.0)
+    shift = torch.tensor([[[1.0, 0, 2.0], [0, 1.0, 0]]])
+    assert transforms.warp(image, shift).abs().max() == 0
+
+
+def test_dropped_sequences_become_flair() -> None:
+    torch.manual_seed(0)
+    image = torch.rand(400, 5, 2, 2)
+    dropped = transforms.drop_sequences(image, probability=0.5)
+    changed = (dropped != image).any(dim=(2, 3))
+    assert not changed[:, [1, 3, 4]].any()
+    assert 0.2 < changed[:, 0].float().mean() < 0.5
+    assert torch.equal(dropped[changed[:, 0], 0], image[changed[:, 0], 1])
+    assert (changed[:, 0] & changed[:, 2]).any()
+    assert torch.equal(transforms.drop_sequences(image, 0.0), image)
+
+
+def test_intensity_changes_stay_small() -> None:
+    torch.manual_seed(0)
+    image = torch.ones(8, 3, 32, 32)
+    varied = transforms.vary_intensity(image, 1.0)
+    assert not torch.equal(varied, image)
+    assert (varied.mean(dim=(2, 3)) - 1).abs().max() < 0.5
