@@ -7,7 +7,7 @@ and the normalisation of a batch are a handful of operations on the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,37 +136,28 @@ class TrainingRows:
     """Yields the row numbers of one batch after another: all tumour slices and a fresh draw of
     tumour-free ones each epoch.
 
-    The order depends on the seed and the epoch alone, and the position can be saved and restored,
-    so that a run interrupted in the middle of an epoch goes on with the very next batch.
+    The order depends on the seed and the epoch alone. ``steps`` tells how many batches the run
+    has trained on, so that an interrupted run goes on with the very next one.
     """
 
-    def __init__(self, tumour: np.ndarray, healthy: np.ndarray, config: Config) -> None:
-        self.tumour, self.healthy, self.config = tumour, healthy, config
+    def __init__(
+        self, tumour: np.ndarray, healthy: np.ndarray, config: Config, steps: Callable[[], int]
+    ) -> None:
+        self.tumour, self.healthy, self.config, self.steps = tumour, healthy, config, steps
         wanted = round(config.healthy_ratio * len(tumour))
         self.healthy_per_epoch = min(wanted, len(healthy)) if len(tumour) else len(healthy)
-        self.epoch = self.position = 0
 
     def __len__(self) -> int:
         rows = len(self.tumour) + self.healthy_per_epoch
         return math.ceil(rows / self.config.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        rng = np.random.default_rng([self.config.seed, self.epoch])
+        epoch, done = divmod(self.steps(), len(self))
+        rng = np.random.default_rng([self.config.seed, epoch])
         healthy = rng.choice(self.healthy, self.healthy_per_epoch, replace=False)
         rows = torch.from_numpy(rng.permutation(np.concatenate([self.tumour, healthy])))
         # Batches of nearly the same size: batch normalisation dislikes a last batch of one.
-        batches = rows.tensor_split(len(self))
-        for batch in batches[self.position :]:
-            self.position += 1
-            if self.position == len(batches):
-                self.epoch, self.position = self.epoch + 1, 0
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.position = state["epoch"], state["position"]
+        yield from rows.tensor_split(len(self))[done:]
 
 
 class CohortDataModule(pl.LightningDataModule):
@@ -187,11 +178,13 @@ class CohortDataModule(pl.LightningDataModule):
             self.on_device = DeviceCohort(self.cohort, self.config, device)
 
     def train_dataloader(self) -> TrainingRows:
+        trainer = self.trainer
+        assert trainer is not None
         rows = np.flatnonzero(self.sides == "train")
         slices = self.cohort.slices.iloc[rows]
         tumour = slices["tumour_pixels"].to_numpy() > 0
         healthy = ~tumour & ~slices["blank"].to_numpy()
-        return TrainingRows(rows[tumour], rows[healthy], self.config)
+        return TrainingRows(rows[tumour], rows[healthy], self.config, lambda: trainer.global_step)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         rows = torch.from_numpy(np.flatnonzero(self.sides == "validation"))
