@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lggseg import cli, download
+from lggseg.config import profile
+
+KNOBS = ["--profile", "smoke", "--epochs", "1", "--width", "4", "--precision", "32-true"]
+
+
+@pytest.fixture(scope="module")
+def model(shared_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("cli") / "run"
+    assert cli.main(["train", "--data", str(shared_tree), "--run", str(run), *KNOBS]) == 0
+    return run / "model"
+
+
+def test_split_then_evaluate(model: Path, shared_tree: Path, tmp_path: Path) -> None:
+    split, out = str(tmp_path / "split.csv"), tmp_path / "out"
+    assert cli.main(["split", str(shared_tree), "--out", split]) == 0
+    arguments = ["evaluate", str(model), str(shared_tree), "--out", str(out), "--split", split]
+    assert cli.main([*arguments, "--role", "test"]) == 0
+    table = pd.read_csv(out / "patients.csv")
+    expected = pd.read_csv(split).query("role == 'test'")["patient"]
+    assert table["patient"].tolist() == expected.tolist()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["dice"]["mean"] == pytest.approx(table["dice"].mean())
+    assert summary["simulated"] is False
+
+
+def test_evaluate_without_a_split_takes_all(model: Path, shared_tree: Path, tmp_path: Path) -> None:
+    assert cli.main(["evaluate", str(model), str(shared_tree), "--out", str(tmp_path)]) == 0
+    assert len(pd.read_csv(tmp_path / "patients.csv")) == 8
+
+
+def test_predict(model: Path, shared_tree: Path, tmp_path: Path) -> None:
+    assert cli.main(["predict", str(model), str(shared_tree), str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("TCGA_*_mask.tif"))) == 8
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 8
+
+
+def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", str(tmp_path), str(tmp_path), str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("lggseg: ") and "model.onnx: found no such file" in error
+    assert "Traceback" not in error
+
+
+def test_a_bad_knob_is_one_sentence(shared_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--data", str(shared_tree), "--epochs", "0"]) == 1
+    assert "epochs=0: expected a value of at least 1" in capsys.readouterr().err
+
+
+def test_help_is_quick_to_import() -> None:
+    code = "import sys, lggseg.cli; assert not {'torch', 'monai'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_profiles_are_ordered() -> None:
+    epochs = [profile(name).epochs for name in ("smoke", "demo", "full")]
+    assert epochs == sorted(epochs)
+
+
+def test_download_copies_the_tree(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import kagglehub
+
+    monkeypatch.setattr(kagglehub, "dataset_download", lambda name: str(tree.parent))
+    found = download.download(tmp_path / "data")
+    assert found == tmp_path / "data" / "kaggle_3m"
+    assert len(list(found.glob("*/*.tif"))) == len(list(tree.glob("*/*.tif")))
+
+
+def test_a_failed_download_says_how_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import kagglehub
+
+    def fail(name: str) -> str:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(kagglehub, "dataset_download", fail)
+    assert cli.main(["download", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "no route to host" in error and "make run DATA=/path/to/kaggle_3m" in error
+    assert not list(tmp_path.iterdir())

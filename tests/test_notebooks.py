@@ -1,0 +1,121 @@
+"""The series: its form, that every notebook runs, and that the fast ones are deterministic."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lggseg.notebooks import execute, run_notebooks
+from lggseg.phantom import make_cohort
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FAST = ("01_explore_data.ipynb",)
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_of(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+@each
+def test_form(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    assert re.match(rf"# {path.stem[:2]} · ", notebook.cells[0].source)
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert all("#" in line for line in tagged[0].source.splitlines()), "explain every knob"
+    for cell in code_of(path):
+        assert not cell.outputs and cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 15
+        ast.parse(cell.source)
+    text = "\n".join(cell.source for cell in notebook.cells)
+    for heading in ("## Checks", "## Summary", "**Exercises.**", "**Next:**", "cost on AWS"):
+        assert heading in text, heading
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All notebooks, executed in order on a tiny simulated cohort."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    data = make_cohort(folder / "data", patients=8, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LGGSEG_RUNS", str(folder / "runs"))
+        parameters = {"DATA": str(data), "PROFILE": "smoke", "UNKNOWN": "left out"}
+        run_notebooks(ROOT / "notebooks", folder / "out", parameters)
+        yield folder
+
+
+@each
+def test_runs(executed: Path, path: Path) -> None:
+    cells = code_of(executed / "out" / path.name)
+    assert all(cell.execution_count for cell in cells)
+    pictures = [o for cell in cells for o in cell.outputs if "image/png" in o.get("data", {})]
+    assert pictures
+    assert not [o for cell in cells for o in cell.outputs if o.output_type == "error"]
+
+
+def test_results_say_what_they_were_measured_on(executed: Path) -> None:
+    results = list((executed / "runs" / "simulated" / "results").glob("*.json"))
+    assert len(results) == 3
+    assert all('"cohort": "simulated"' in path.read_text() for path in results)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_twice_the_same(executed: Path, name: str, tmp_path: Path) -> None:
+    sanitize = tmp_path / "sanitize.cfg"
+    sanitize.write_text("[images]\nregex: <Figure size.*>\nreplace: FIGURE\n")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-current-env",
+        "-p",
+        "no:randomly",
+    ]
+    command += ["--nbval-sanitize-with", str(sanitize), str(executed / "out" / name)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "notebooks")
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+def test_without_the_split_the_message_says_what_to_run(executed: Path, tmp_path: Path) -> None:
+    parameters = {"DATA": str(executed / "data" / "kaggle_3m"), "PROFILE": "smoke"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LGGSEG_RUNS", str(tmp_path / "runs"))
+        path = ROOT / "notebooks" / "03_train_local.ipynb"
+        with pytest.raises(RuntimeError, match=r"split.csv: found no such file.*02_patient_split"):
+            execute(path, tmp_path / path.name, parameters)
+
+
+def write_notebook(path: Path, *cells: str) -> None:
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(notebook, path)
+
+
+def test_runner_keeps_the_order_and_names_the_broken_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_notebook(tmp_path / "00_first.ipynb", "DATA = ''", "open('log', 'a').write(DATA)")
+    write_notebook(tmp_path / "01_second.ipynb", "X = 0", "open('log', 'a').write('second')")
+    run_notebooks(tmp_path, tmp_path / "out", {"DATA": "first "})
+    assert (tmp_path / "log").read_text() == "first second"
+    assert "01_second.ipynb" in capsys.readouterr().out
+    write_notebook(tmp_path / "02_third.ipynb", "X = 0", "1 / 0")
+    with pytest.raises(RuntimeError, match=r"02_third.ipynb, cell 2: ZeroDivisionError"):
+        run_notebooks(tmp_path, tmp_path / "out", {})
+    assert (tmp_path / "out" / "02_third.ipynb").exists()
+
+
+def test_runner_without_notebooks(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="found no notebook"):
+        run_notebooks(tmp_path, tmp_path / "out", {})

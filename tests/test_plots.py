@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from lggseg import explore, plots
+from lggseg.data import CHANNELS, Cohort, load_cohort
+from lggseg.results import runs_of, save_results
+from lggseg.splits import make_split
+
+
+@pytest.fixture(scope="module")
+def cohort(shared_tree: Path) -> Cohort:
+    return load_cohort(shared_tree, progress=False)
+
+
+def figures(cohort: Cohort) -> list[Figure]:
+    patients = list(cohort.patients.index)
+    table = pd.DataFrame({"patient": patients, "dice": np.linspace(0.2, 0.9, len(patients))})
+    epochs = {"epoch": [0, 1], "train/loss": [1.0, 0.5], "val/loss": [1.0, 0.6]}
+    metrics = pd.DataFrame({**epochs, "val/dice": [0.1, 0.7], "val/dice_median": [0.2, 0.8]})
+    summary = {"mean": 0.6, "low": 0.4, "high": 0.7}
+    masks = {patient: cohort.mask(patient) for patient in patients[:3]}
+    pictures = np.random.default_rng(0).random((4, 32, 32))
+    return [
+        plots.channels(cohort, patients[0]),
+        plots.outlines(cohort, patients[:3]),
+        plots.montage(cohort, patients[0]),
+        plots.position_map(cohort),
+        plots.sizes(cohort),
+        plots.grouped(cohort, explore.tissue_level(cohort), "grey level", "Levels"),
+        plots.contrast_in_mask(cohort, explore.contrast_in_mask(cohort)),
+        plots.split_balance(cohort, make_split(cohort)),
+        plots.leak(cohort, pd.DataFrame({"random": [0.5, 0.9], "patient": [0.4, np.nan]})),
+        plots.curves(cohort, metrics),
+        plots.dice_per_patient(cohort, table, summary),
+        plots.cases(cohort, masks, table),
+        plots.augmented(cohort, pictures, pictures > 0.5),
+    ]
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_every_figure_says_when_it_is_simulated(cohort: Cohort, simulated: bool) -> None:
+    for figure in figures(replace(cohort, simulated=simulated)):
+        assert ("(simulated)" in figure.get_suptitle()) == simulated
+        figure.canvas.draw()
+
+
+def test_the_mask_is_brightest_in_flair(cohort: Cohort) -> None:
+    contrast = explore.contrast_in_mask(cohort)
+    assert list(contrast) == list(CHANNELS)
+    # conftest draws the tumour 90 grey levels brighter in FLAIR, and not at all elsewhere.
+    assert contrast["FLAIR"].between(85, 95).all()
+    assert contrast[["pre-contrast", "post-contrast"]].abs().max().max() < 2
+
+
+def test_tissue_level(cohort: Cohort) -> None:
+    assert explore.tissue_level(cohort).between(80, 92).all()
+
+
+def test_results_of_simulated_and_real_patients_lie_apart(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LGGSEG_RUNS", str(tmp_path))
+    assert runs_of(cohort) == tmp_path / "real"
+    path = save_results(replace(cohort, simulated=True), "some", {"dice": 0.5})
+    assert path == tmp_path / "simulated" / "results" / "some.json"
+    assert '"dice": 0.5' in path.read_text() and cohort.fingerprint in path.read_text()
