@@ -51,6 +51,12 @@ def test_every_figure_says_when_it_is_simulated(cohort: Cohort, simulated: bool)
         figure.canvas.draw()
 
 
+@pytest.mark.parametrize("simulated", [True, False])
+def test_every_table_says_when_it_is_simulated(cohort: Cohort, simulated: bool) -> None:
+    html = plots.table(replace(cohort, simulated=simulated), cohort.patients, "Patients").to_html()
+    assert ("Patients (simulated)" in html) == simulated
+
+
 def test_the_mask_is_brightest_in_flair(cohort: Cohort) -> None:
     contrast = explore.contrast_in_mask(cohort)
     assert list(contrast) == list(CHANNELS)

@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from lggseg.data import CHANNELS, FLAIR, Cohort
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
+SKY = "#56B4E9"  # blue that shows on a dark slice
 
 plt.rcParams.update(
     {
@@ -41,6 +43,12 @@ def _figure(
     figure.suptitle(title + mark, fontsize=12)
     plt.close(figure)  # a notebook shows the returned figure once, not twice
     return figure, list(axes.flat)
+
+
+def table(cohort: Cohort, frame: pd.DataFrame, caption: str) -> Styler:
+    """A table with a caption that names a simulated cohort."""
+    mark = " (simulated)" if cohort.simulated else ""
+    return frame.style.format(precision=3).set_caption(caption + mark)
 
 
 def _picture(axes: Axes, image: np.ndarray, title: str = "") -> None:
@@ -231,7 +239,7 @@ def cases(cohort: Cohort, masks: dict[str, np.ndarray], table: pd.DataFrame) -> 
         image = cohort.image(patient)[index, ..., FLAIR]
         _picture(axis, image, f"{patient}\nDice {dice[patient]:.2f}, slice {index + 1}")
         _outline(axis, cohort.mask(patient)[index])
-        _outline(axis, mask[index], BLUE, "dashed")
+        _outline(axis, mask[index], SKY, "dashed")
     return figure
 
 
