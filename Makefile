@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PROFILE ?= demo
 DATA ?= build/phantom/kaggle_3m
 OUT ?= build/notebooks
+STRIP := --extra-keys "metadata.papermill cell.metadata.papermill"
 export LGGSEG_CACHE ?= $(CURDIR)/build/cache
 
 .DEFAULT_GOAL := help
@@ -22,7 +23,7 @@ test: $(BIN)/.dev ## install, then lint, type-check and test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
 	$(BIN)/python -m pytest
 
 data: $(BIN)/.base ## download the real cohort from Kaggle into data/
@@ -34,7 +35,7 @@ lab: $(BIN)/.base $(DATA) ## open the notebooks in JupyterLab
 format: $(BIN)/.dev ## format the code and strip the notebooks' outputs
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/nbstripout notebooks/*.ipynb
+	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
 
 clean: ## delete what running made: build/ and runs/
 	rm -rf build runs .mypy_cache .ruff_cache .hypothesis

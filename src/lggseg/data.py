@@ -29,7 +29,7 @@ FLAIR = 1
 SIZE = 256
 # The brightest grey level of a slice that shows nothing but noise.
 BLANK = 15
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 __all__ = ["CHANNELS", "FLAIR", "SIZE", "Cohort", "DataError", "load_cohort", "read_volume"]
 
