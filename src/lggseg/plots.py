@@ -48,7 +48,9 @@ def _figure(
 def table(cohort: Cohort, frame: pd.DataFrame, caption: str) -> Styler:
     """A table with a caption that names a simulated cohort."""
     mark = " (simulated)" if cohort.simulated else ""
-    return frame.style.format(precision=3).set_caption(caption + mark)
+    # A fixed name instead of a random one: the same notebook gives the same output twice.
+    name = "".join(letter for letter in caption.lower() if letter.isalnum())
+    return frame.style.format(precision=3).set_caption(caption + mark).set_uuid(name)
 
 
 def _picture(axes: Axes, image: np.ndarray, title: str = "") -> None:
