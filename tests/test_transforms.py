@@ -106,3 +106,13 @@ def test_intensity_changes_stay_small() -> None:
     varied = transforms.vary_intensity(image, 1.0)
     assert not torch.equal(varied, image)
     assert (varied.mean(dim=(2, 3)) - 1).abs().max() < 0.5
+
+
+def test_noise_is_independent_between_neighbours_and_channels() -> None:
+    torch.manual_seed(0)
+    noise = transforms._noise(torch.zeros(4, 3, 64, 64))
+    assert noise.shape == (4, 3, 64, 64)
+    assert noise.std() == pytest.approx(1, abs=0.02)
+    first = noise[:, 0].flatten()
+    for other in (noise[:, 1], noise[:, 2], noise[:, 0].roll(1, -1), noise[:, 0].roll(1, -2)):
+        assert abs(torch.corrcoef(torch.stack([first, other.flatten()]))[0, 1]) < 0.03
