@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= demo
-DATA ?= build/phantom/kaggle_3m
+DATA ?=
 OUT ?= build/notebooks
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill"
 export LGGSEG_CACHE ?= $(CURDIR)/build/cache
@@ -16,7 +16,7 @@ help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
 	@echo "options: DATA=/path/to/kaggle_3m  PROFILE=smoke|demo|full"
 
-run: $(BIN)/.base $(DATA) ## install, then execute all notebooks (on the simulated cohort unless DATA is given)
+run: $(BIN)/.base ## install, then execute all notebooks (on a simulated cohort unless DATA is given)
 	$(BIN)/lggseg notebooks --data "$(DATA)" --profile $(PROFILE) --out $(OUT)
 
 test: $(BIN)/.dev ## install, then lint, type-check and test
@@ -29,7 +29,7 @@ test: $(BIN)/.dev ## install, then lint, type-check and test
 data: $(BIN)/.base ## download the real cohort from Kaggle into data/
 	$(BIN)/lggseg download data
 
-lab: $(BIN)/.base $(DATA) ## open the notebooks in JupyterLab
+lab: $(BIN)/.base ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 format: $(BIN)/.dev ## format the code and strip the notebooks' outputs
@@ -44,6 +44,7 @@ distclean: clean ## the same, and the environment
 	rm -rf $(VENV)
 
 $(BIN)/.base: requirements.txt pyproject.toml
+	@echo "Installing into $(VENV): about a minute, 1.8 GB (more with CUDA)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
@@ -52,6 +53,3 @@ $(BIN)/.base: requirements.txt pyproject.toml
 $(BIN)/.dev: $(BIN)/.base requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
-
-build/phantom/kaggle_3m: | $(BIN)/.base
-	$(BIN)/lggseg phantom build/phantom --patients 24 --seed 0

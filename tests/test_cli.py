@@ -67,6 +67,11 @@ def test_the_profiles_are_ordered() -> None:
     assert epochs == sorted(epochs)
 
 
+def test_notebooks_of_an_absent_tree(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["notebooks", "--data", "/no/such/tree"]) == 1
+    assert "/no/such/tree: found no such folder; expected the Kaggle" in capsys.readouterr().err
+
+
 def test_download_copies_the_tree(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

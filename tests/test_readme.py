@@ -29,7 +29,7 @@ def test_make_targets_exist(command: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(rf"^{target}:.*## ", makefile, re.M)
     for option in options:
-        assert re.search(rf"^{option.split('=')[0]} \?= ", makefile, re.M), option
+        assert re.search(rf"^{option.split('=')[0]} \?=", makefile, re.M), option
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "lggseg " in c])

@@ -94,8 +94,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _notebooks(options: argparse.Namespace) -> None:
     from lggseg.notebooks import run_notebooks
+    from lggseg.paths import find_tree
+    from lggseg.phantom import cohort_root
 
-    parameters = {"DATA": str(options.data.resolve()), "PROFILE": options.profile}
+    tree = find_tree(cohort_root(options.data)).resolve()
+    parameters = {"DATA": str(tree), "PROFILE": options.profile}
     run_notebooks(options.folder, options.out, parameters)
 
 
@@ -151,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("notebooks", help="execute all notebooks in order")
     command.add_argument("--folder", type=Path, default=Path("notebooks"))
     command.add_argument("--out", type=Path, default=Path("build/notebooks"))
-    command.add_argument("--data", type=Path, required=True, help="the Kaggle tree")
+    command.add_argument("--data", default="", help="the Kaggle tree (default: a simulated one)")
     command.add_argument("--profile", choices=sorted(configuration.PROFILES), default="demo")
     command.set_defaults(call=_notebooks)
     return parser

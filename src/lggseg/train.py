@@ -165,7 +165,11 @@ def _tracker(config: Config, run: Path) -> WandbLogger | None:
     if config.tracker != "wandb":
         return None
     offline = not os.environ.get("WANDB_API_KEY")
-    logger = WandbLogger(project="lggseg", name=run.name, save_dir=run, offline=offline)
+    try:
+        logger = WandbLogger(project="lggseg", name=run.name, save_dir=run, offline=offline)
+    except ModuleNotFoundError as error:
+        message = "--tracker wandb needs Weights & Biases: pip install wandb, or use --tracker csv"
+        raise RuntimeError(message) from error
     logger.experiment.config.update(asdict(config))
     return logger
 
