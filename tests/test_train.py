@@ -241,7 +241,7 @@ def test_a_cohort_too_large_for_the_device_stays_on_the_host(
 
 
 def test_neighbours_come_from_the_same_patient(cohort: Cohort) -> None:
-    image, _ = DeviceCohort(cohort, CONFIG, CPU).gather(torch.arange(12))
+    image = DeviceCohort(cohort, CONFIG, CPU).gather(torch.arange(12))
     first, last = 0, 5  # of the first patient
     assert torch.equal(image[first, 3], image[first, 1])
     assert torch.equal(image[last, 4], image[last, 1])

@@ -10,9 +10,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lggseg import config as configuration
 from lggseg.paths import replace_file, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lggseg.data import Cohort
 
 
 def _phantom(options: argparse.Namespace) -> None:
@@ -45,17 +51,45 @@ def _train(options: argparse.Namespace) -> None:
 
 def train_from_options(options: argparse.Namespace) -> Path:
     """Train as the options of :func:`add_train_options` say; returns the run folder."""
-    from lggseg.data import load_cohort
-    from lggseg.splits import make_split, read_split
     from lggseg.train import train
 
-    cohort = load_cohort(options.data)
-    split = read_split(options.split) if options.split else make_split(cohort, seed=0)
+    cohort, split = _cohort_and_split(options)
     config = configuration.from_options(options)
     run = train(config, cohort, split, options.run, resume=options.resume)
-    summary = json.loads((run / "model" / "config.json").read_text())["validation"]["dice"]
-    print(f"validation Dice per patient: {_interval(summary)}; run folder {run}")
+    summary = json.loads((run / "model" / "config.json").read_text())["validation"]
+    if summary:
+        print(f"validation Dice per patient: {_interval(summary['dice'])}")
+    print(f"run folder {run}")
     return run
+
+
+def _crossvalidate(options: argparse.Namespace) -> None:
+    from lggseg.train import crossvalidate
+
+    cohort, split = _cohort_and_split(options)
+    config = configuration.from_options(options)
+    table = crossvalidate(config, cohort, split, options.run, resume=options.resume)
+    _write_summary(cohort, table.drop(columns="fold"), options.run)
+    print(f"the model of all but the test patients is {options.run / 'final' / 'model'}")
+
+
+def _cohort_and_split(options: argparse.Namespace) -> tuple[Cohort, pd.DataFrame]:
+    from lggseg.data import load_cohort
+    from lggseg.splits import make_split, read_split
+
+    cohort = load_cohort(options.data)
+    return cohort, read_split(options.split) if options.split else make_split(cohort, seed=0)
+
+
+def _write_summary(cohort: Cohort, table: pd.DataFrame, out: Path) -> None:
+    """Write ``summary.json`` of metrics per patient, and print its Dice."""
+    from lggseg.stats import summarise
+
+    facts = {"simulated": cohort.simulated, "data_fingerprint": cohort.fingerprint}
+    scores = summarise(table)
+    text = json.dumps({**facts, **scores}, indent=1) + "\n"
+    replace_file(out / "summary.json", lambda part: part.write_text(text))
+    print(f"Dice per patient: {_interval(scores['dice'])}; patients.csv, summary.json in {out}")
 
 
 def _interval(summary: dict[str, float]) -> str:
@@ -76,7 +110,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     from lggseg.data import load_cohort
     from lggseg.predict import Segmenter, evaluate
     from lggseg.splits import patients_of, read_split
-    from lggseg.stats import summarise
 
     cohort, segmenter = load_cohort(options.data), Segmenter.load(options.model)
     patients = list(cohort.patients.index)
@@ -85,11 +118,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         patients = patients_of(split, options.role, segmenter.config.fold)
     table = evaluate(segmenter, cohort, patients)
     write_table(table, options.out / "patients.csv")
-    scores = summarise(table)
-    summary = {"simulated": cohort.simulated, **scores}
-    text = json.dumps(summary, indent=1) + "\n"
-    replace_file(options.out / "summary.json", lambda part: part.write_text(text))
-    print(f"Dice per patient: {_interval(scores['dice'])}; patients.csv in {options.out}")
+    _write_summary(cohort, table, options.out)
 
 
 def _notebooks(options: argparse.Namespace) -> None:
@@ -135,6 +164,12 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", help="train a network; writes a run folder")
     add_train_options(command)
     command.set_defaults(call=_train)
+
+    command = commands.add_parser(
+        "crossvalidate", help="train and score every fold, then train on all but the test patients"
+    )
+    add_train_options(command)
+    command.set_defaults(call=_crossvalidate, run=Path("runs/cv"))
 
     command = commands.add_parser("predict", help="write masks for volumes never seen before")
     command.add_argument("model", type=Path, help="model folder")

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from lggseg import transforms
 from lggseg.config import Config
-from lggseg.data import SIZE, Cohort
+from lggseg.data import Cohort
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Batch:
 class DeviceCohort:
     """A cohort as uint8 tensors where they are used.
 
-    image: ``(rows, 3, size, size)``, shrunk; truth: ``(rows, 1, 256, 256)``, 0 or 255;
-    patient: int64 ``(rows,)``; air and contrast: float32 ``(patients, 3)``.
+    pixels: ``(rows, 4, size, size)``, the three sequences and the mask, shrunk; truth:
+    ``(rows, 1, 256, 256)``, 0 or 255; patient: int64 ``(rows,)``; air and contrast: float32
+    ``(patients, 3)``.
 
-    Where the device's memory cannot hold the cohort, image and truth stay in pinned host memory
+    Where the device's memory cannot hold the cohort, pixels and truth stay in pinned host memory
     and each batch is copied, which is slower; ``resident`` says which of the two happened.
     """
 
@@ -50,9 +51,9 @@ class DeviceCohort:
         self, cohort: Cohort, config: Config, device: torch.device, budget: int | None = None
     ) -> None:
         self.config = config
-        image, truth = _shrunk(cohort, config.downsample), _masks(cohort)
+        pixels, truth = _shrunk(cohort, config.downsample), _masks(cohort)
         budget = memory_budget(device) if budget is None else budget
-        needed = image.nbytes + truth.nbytes
+        needed = pixels.nbytes + truth.nbytes
         self.resident = needed <= budget
         if not self.resident:
             print(
@@ -60,7 +61,7 @@ class DeviceCohort:
                 f"{budget / 2**20:.0f} MiB to spare: it stays in host memory (slower). "
                 "A larger --downsample needs less."
             )
-        self.image, self.truth = (self._place(tensor, device) for tensor in (image, truth))
+        self.pixels, self.truth = (self._place(tensor, device) for tensor in (pixels, truth))
         codes = pd.factorize(cohort.slices["patient"])[0]
         self.patient = torch.as_tensor(codes, device=device)
         bounds = [cohort.rows(patient) for patient in cohort.patients.index]
@@ -77,36 +78,41 @@ class DeviceCohort:
         return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
     def take(self, tensor: Tensor, rows: Tensor) -> Tensor:
-        """These rows of ``image`` or ``truth``, on the device of ``rows``."""
+        """These rows of ``pixels`` or ``truth``, on the device of ``rows``."""
         if self.resident:
             return tensor[rows]
         return tensor[rows.to(tensor.device)].to(rows.device, non_blocking=True)
 
-    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw float image ``(slices, channels, size, size)``, 0–255, and mask in [0, 1]."""
-        image = self.take(self.image, rows)
+    def gather(self, rows: Tensor) -> Tensor:
+        """The network's raw channels and the mask: float, 0–255, ``(slices, channels + 1, size,
+        size)``."""
+        stack = self.take(self.pixels, rows)
         if self.config.neighbours:
             patient = self.patient[rows]
             near = transforms.neighbour_rows(rows, self.first[patient], self.last[patient])
-            flair = self.image[:, transforms.FLAIR : transforms.FLAIR + 1]
-            image = torch.cat([image, *(self.take(flair, row) for row in near)], dim=1)
-        mask = transforms.shrink(self.take(self.truth, rows), self.config.downsample)
-        return image.float(), mask / 255
+            flair = self.pixels[:, transforms.FLAIR : transforms.FLAIR + 1]
+            around = [self.take(flair, row) for row in near]
+            stack = torch.cat([stack[:, :3], *around, stack[:, 3:]], dim=1)
+        return stack.float()
 
     def batch(self, rows: Tensor, *, training: bool) -> Batch:
         """The batch of these rows: normalised, and augmented when training."""
-        image, mask = self.gather(rows)
         strength = self.config.augmentation if training else 0.0
+        stack = self.gather(rows)
         if strength:
-            image, mask = transforms.augment(image, mask, strength)
-        if training and self.config.sequence_dropout:
-            image = transforms.drop_sequences(image, self.config.sequence_dropout)
+            # Before normalising, so that what comes in from outside is air.
+            stack = transforms.warp(
+                stack, transforms.random_affine(len(rows), strength, rows.device)
+            )
+        image, mask = stack[:, :-1], stack[:, -1:] / 255
         patient = self.patient[rows]
         air, contrast = (
             transforms.with_neighbours(values[patient], self.config.neighbours)
             for values in (self.air, self.contrast)
         )
         image = transforms.normalise(image, air, contrast)
+        if training and self.config.sequence_dropout:
+            image = transforms.drop_sequences(image, self.config.sequence_dropout)
         if strength:
             image = transforms.vary_intensity(image, strength)
         return Batch(image.contiguous(memory_format=torch.channels_last), mask, rows)
@@ -120,11 +126,13 @@ def memory_budget(device: torch.device) -> int:
 
 
 def _shrunk(cohort: Cohort, factor: int, chunk: int = 64) -> Tensor:
-    size = SIZE // factor
-    shrunk = torch.empty((len(cohort.images), 3, size, size), dtype=torch.uint8)
-    for start in range(0, len(shrunk), chunk):
-        part = torch.from_numpy(cohort.images[start : start + chunk]).permute(0, 3, 1, 2)
-        shrunk[start : start + chunk] = transforms.shrink(part, factor)
+    rows, height, width = cohort.masks.shape
+    shrunk = torch.empty((rows, 4, height // factor, width // factor), dtype=torch.uint8)
+    for start in range(0, rows, chunk):
+        part = slice(start, start + chunk)
+        image = torch.from_numpy(cohort.images[part]).permute(0, 3, 1, 2)
+        mask = torch.from_numpy(cohort.masks[part])[:, None]
+        shrunk[part] = transforms.shrink(torch.cat([image, mask], dim=1), factor)
     return shrunk
 
 
@@ -188,7 +196,7 @@ class CohortDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         rows = torch.from_numpy(np.flatnonzero(self.sides == "validation"))
-        batches = rows.split(2 * self.config.batch_size)
+        batches = rows.split(2 * self.config.batch_size) if len(rows) else ()
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:

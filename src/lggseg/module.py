@@ -13,6 +13,7 @@ from lggseg import models, transforms
 from lggseg.config import Config
 from lggseg.datamodule import Batch, CohortDataModule
 from lggseg.metrics import dice_from_counts
+from lggseg.optim import MuonAdamW
 
 # Looking at the loss makes the host wait for a GPU, so it looks at several steps at once.
 STEPS_BETWEEN_CHECKS = 16
@@ -23,7 +24,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class SegmentationModule(pl.LightningModule):
-    """Trains ``config.network`` with AdamW and a one-cycle schedule.
+    """Trains ``config.network`` with Muon or AdamW and a one-cycle schedule.
 
     Logs ``train/loss``, ``val/loss``, ``val/dice`` (mean over patients) and ``val/dice_median``.
     """
@@ -105,17 +106,21 @@ class SegmentationModule(pl.LightningModule):
         self.log("val/dice", float(dice.mean()), prog_bar=True)
         self.log("val/dice_median", float(dice.median()))
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser that the config asks for."""
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        if self.config.optimizer == "muon":
+            return MuonAdamW(self, rate, decay)
+        fused = self.device.type in ("cpu", "cuda")
+        return torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=decay, fused=fused)
+
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.parameters(),
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
+        optimizer = self.optimizer()
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=self.config.learning_rate,
             total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=0.2,
+            cycle_momentum=False,
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 import tifffile
+from skimage.measure import label
 from tqdm.auto import tqdm
 
 from lggseg.config import Config
@@ -89,7 +90,17 @@ class Segmenter:
             for start in range(0, len(image), batch_size)
         ]
         probability = np.concatenate(parts)
-        return Prediction(probability >= self.config.threshold, probability)
+        mask = probability >= self.config.threshold
+        return Prediction(drop_small_parts(mask, self.config.smallest_part), probability)
+
+
+def drop_small_parts(mask: np.ndarray, share: float) -> np.ndarray:
+    """The mask without connected parts (by faces, edges or corners) of fewer voxels than this
+    share of the largest part: bool ``(slices, height, width)``."""
+    parts = label(mask, connectivity=3)
+    voxels = np.bincount(parts.ravel())
+    voxels[0] = 0
+    return mask & (voxels >= share * voxels.max())[parts]
 
 
 def predict_folder(
@@ -248,6 +259,13 @@ def write_card(config: Config, card: dict[str, Any], folder: Path) -> None:
     """Write a model folder's ``config.json``: the config, ``card`` and the versions."""
     text = json.dumps({"config": asdict(config), **card, "versions": _versions()}, indent=1)
     replace_file(folder / "config.json", lambda path: path.write_text(text + "\n"))
+
+
+def amend_card(folder: Path, facts: dict[str, Any]) -> None:
+    """Add facts to a model folder's ``config.json``."""
+    path = folder / "config.json"
+    text = json.dumps({**json.loads(path.read_text()), **facts}, indent=1)
+    replace_file(path, lambda part: part.write_text(text + "\n"))
 
 
 def _export_onnx(network: torch.nn.Module, config: Config, path: Path) -> None:

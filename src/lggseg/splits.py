@@ -14,6 +14,7 @@ from lggseg.paths import write_table
 
 COLUMNS = ["patient", "institution", "tumour_pixels", "role", "fold"]
 ROLES = ("train", "validation", "test")
+NO_FOLD = -1
 
 
 class LeakageError(ValueError):
@@ -87,14 +88,23 @@ def split_fingerprint(split: pd.DataFrame) -> str:
     return hashlib.blake2b(repr([tuple(row) for row in rows]).encode(), digest_size=16).hexdigest()
 
 
+def folds_of(split: pd.DataFrame) -> list[int]:
+    """The numbers of the folds."""
+    return sorted(set(split["fold"][split["role"] != "test"]))
+
+
 def patients_of(split: pd.DataFrame, role: str, fold: int) -> list[str]:
-    """Patients that train, that validate in ``fold``, or that test. Raises ``ValueError``."""
+    """Patients that train, that validate in ``fold``, or that test.
+
+    In the fold ``NO_FOLD`` nobody validates: all but the test patients train. Raises
+    ``ValueError``.
+    """
     if role not in ROLES:
         raise ValueError(f"role {role!r}: expected one of {ROLES}")
-    if fold not in set(split["fold"]) - {-1}:
-        raise ValueError(f"fold {fold}: expected one of {sorted(set(split['fold']) - {-1})}")
+    if fold not in [NO_FOLD, *folds_of(split)]:
+        raise ValueError(f"fold {fold}: expected one of {folds_of(split)}, or {NO_FOLD} for none")
     test = split["role"] == "test"
-    chosen = {"test": test, "validation": split["fold"] == fold}
+    chosen = {"test": test, "validation": (split["fold"] == fold) & ~test}
     chosen["train"] = ~test & ~chosen["validation"]
     return split["patient"][chosen[role]].tolist()
 

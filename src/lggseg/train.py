@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import time
@@ -16,7 +17,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
     Callback,
-    EarlyStopping,
     EMAWeightAveraging,
     ModelCheckpoint,
     TQDMProgressBar,
@@ -30,10 +30,12 @@ from lggseg.datamodule import CohortDataModule
 from lggseg.models import build_network
 from lggseg.module import SegmentationModule
 from lggseg.paths import write_table
-from lggseg.predict import Segmenter, evaluate, export_model, write_card
+from lggseg.predict import Segmenter, amend_card, evaluate, export_model, write_card
 from lggseg.splits import (
+    NO_FOLD,
     check_no_leakage,
     fold_sides,
+    folds_of,
     patients_of,
     read_split,
     slice_sides,
@@ -52,8 +54,9 @@ def train(
     resume: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Train on the training patients of ``config.fold``, choose the epoch by its validation
-    patients, and write the run folder (see docs/architecture.md). Test patients are not touched.
+    """Train on the training patients of ``config.fold``, score its validation patients, and write
+    the run folder (see docs/architecture.md). The model is the last epoch's: the validation
+    patients choose nothing. Test patients are not touched.
 
     ``resume`` goes on from ``checkpoints/last.ckpt`` where there is one, to the same metrics as an
     uninterrupted run. Returns the run folder. Raises ``LeakageError`` when a patient stands on two
@@ -99,6 +102,34 @@ def validation_dice(
     )
     trainer.fit(module, CohortDataModule(cohort, sides, config))
     return module.validation_dice()
+
+
+def crossvalidate(
+    config: Config,
+    cohort: Cohort,
+    split: pd.DataFrame,
+    run: Path | str,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train and score every fold in turn, then train one model on all but the test patients.
+
+    Writes a run folder for each (``fold-0``, …, ``final``) and ``patients.csv``, which is returned:
+    each patient scored by the model that had not seen it. The final model's card carries the
+    summary of that table as ``cross_validation``, since nobody is left to validate it.
+    """
+    run = Path(run)
+    options = {"resume": resume, "progress": progress}
+    tables = []
+    for fold in folds_of(split):
+        folder = train(replace(config, fold=fold), cohort, split, run / f"fold-{fold}", **options)
+        tables.append(pd.read_csv(folder / "patients.csv").assign(fold=fold))
+    table = pd.concat(tables, ignore_index=True)
+    write_table(table, run / "patients.csv")
+    final = train(replace(config, fold=NO_FOLD), cohort, split, run / "final", **options)
+    amend_card(final / "model", {"cross_validation": summarise(table.drop(columns="fold"))})
+    return table
 
 
 def _open_run(
@@ -206,25 +237,33 @@ class RunFolder(Callback):
 
 
 def _callbacks(config: Config, run: Path) -> list[Callback]:
-    best = ModelCheckpoint(
-        run / "checkpoints",
-        "best",
-        monitor="val/dice",
-        mode="max",
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
     last = ModelCheckpoint(
         run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    average = EMAWeightAveraging(decay=config.ema_decay)
-    stop = EarlyStopping("val/dice", mode="max", patience=config.patience)
-    return [average, RunFolder(run), stop, best, last]
+    return [EMAWeightAveraging(decay=config.ema_decay), RunFolder(run), last]
+
+
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next tensors instead of returning it to the system.
+
+    Else each step on a CPU gets its large tensors as fresh pages, which the kernel has to clear.
+    Does nothing where the C library has no ``mallopt`` (macOS, musl).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TOP_PAD, 2**26)
 
 
 def _trainer(
     config: Config, callbacks: list[Callback], progress: bool, **options: Any
 ) -> pl.Trainer:
+    keep_freed_memory()
     # Lightning's advice on worker processes and on its own logger does not apply here.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -246,9 +285,9 @@ def _trainer(
 
 
 def _finish(run: Path, config: Config, cohort: Cohort, split: pd.DataFrame, progress: bool) -> None:
-    """Export the best epoch's averaged weights and score the validation patients with them."""
+    """Export the last epoch's averaged weights and score the validation patients with them."""
     checkpoint = torch.load(
-        run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True
+        run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True
     )
     network = build_network(config)
     prefix = "network."
@@ -264,6 +303,5 @@ def _finish(run: Path, config: Config, cohort: Cohort, split: pd.DataFrame, prog
     write_card(config, card, run / "model")
     patients = patients_of(split, "validation", config.fold)
     table = evaluate(Segmenter.load(run / "model"), cohort, patients, progress=progress)
-    card["validation"] = summarise(table)
-    write_card(config, card, run / "model")
+    amend_card(run / "model", {"validation": summarise(table)})
     write_table(table, run / "patients.csv")

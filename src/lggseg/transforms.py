@@ -128,26 +128,33 @@ def drop_sequences(image: Tensor, probability: float) -> Tensor:
     """Replace pre- or post-contrast by FLAIR, as the cohort does where a sequence is missing.
 
     Each of the two is replaced with ``probability`` / 2; in a further ``probability`` / 4 of the
-    slices both are (the cohort's volumes with three identical channels).
+    slices both are (the cohort's volumes with three identical channels). Changes ``image``, which
+    must be normalised, since a copy has FLAIR's statistics; returns it.
     """
-    draw = torch.rand(image.shape[0], 2, 1, 1, device=image.device)
-    both = torch.rand(image.shape[0], 1, 1, 1, device=image.device) < probability / 4
-    drop = (draw < probability / 2) | both
-    flair = image[:, FLAIR : FLAIR + 1]
-    others = torch.where(drop, flair, image[:, [0, 2]])
-    return torch.cat([others[:, :1], flair, others[:, 1:], image[:, 3:]], dim=1)
+    slices, device = len(image), image.device
+    both = torch.rand(slices, 1, 1, device=device) < probability / 4
+    for channel in (0, 2):
+        drop = (torch.rand(slices, 1, 1, device=device) < probability / 2) | both
+        image[:, channel] = torch.where(drop, image[:, FLAIR], image[:, channel])
+    return image
 
 
 def vary_intensity(image: Tensor, strength: float) -> Tensor:
-    """Random contrast and brightness per channel, sharpness and noise per slice."""
+    """Random contrast and brightness of each channel; sharpness of a quarter of the slices and
+    noise in half of them, whichever come first (a batch is in random order already).
+
+    Changes ``image``, which must be normalised; returns it.
+    """
     slices, channels = image.shape[:2]
     contrast = torch.exp(_uniform(slices, -0.2, 0.2, image, channels) * strength)
     brightness = _uniform(slices, -0.2, 0.2, image, channels) * strength
-    image = image * contrast + brightness
+    image.mul_(contrast).add_(brightness)
     # Blurring and sharpening are one operation: move towards the local mean, or away from it.
-    image = torch.lerp(image, _local_mean(image), _uniform(slices, -0.5, 0.8, image) * strength)
-    level = _uniform(slices, 0.0, 0.1, image) * strength
-    return torch.addcmul(image, _noise(image), level)
+    some = image[: math.ceil(slices / 4)]
+    some.lerp_(_local_mean(some), _uniform(len(some), -0.6, 0.9, image) * strength)
+    some = image[-math.ceil(slices / 2) :]
+    some.addcmul_(_noise(some), _uniform(len(some), 0.0, 0.12, image) * strength)
+    return image
 
 
 def _local_mean(image: Tensor) -> Tensor:
@@ -164,14 +171,3 @@ def _noise(image: Tensor) -> Tensor:
     slices, channels, height, width = image.shape
     draw = torch.randn(slices, height * width + channels - 1, device=image.device)
     return draw.unfold(1, height * width, 1).unflatten(2, (height, width))
-
-
-def augment(image: Tensor, mask: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-    """Warp a batch of raw slices and their masks alike, before normalisation (so outside is air).
-
-    image: float ``(slices, channels, height, width)``; mask: float ``(slices, 1, height, width)``
-    in [0, 1], stays so (its edge becomes soft).
-    """
-    matrix = random_affine(image.shape[0], strength, image.device)
-    warped = warp(torch.cat([image, mask], dim=1), matrix)
-    return warped[:, :-1], warped[:, -1:]

@@ -1,0 +1,112 @@
+"""What each part of the recipe is worth: train without it, or with something else in its place.
+
+    python benchmarks/ablation.py DATA [--folds 0 1] [--epochs 12] [--out report/results]
+
+Every variant changes one thing of the default and trains on the same folds, with the same seed and
+as many epochs; the last epoch's Dice of each validation patient is compared with the default's,
+pair by pair. Short runs are enough to tell what pays, and are what a short run would get. Results
+are written to ablation.json after each variant; one that is there already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lggseg.config import Config
+from lggseg.data import Cohort, load_cohort
+from lggseg.paths import replace_file
+from lggseg.splits import fold_sides, make_split
+from lggseg.stats import bootstrap_interval
+from lggseg.train import validation_dice
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "the default": {},
+    "AdamW alone": {"optimizer": "adamw"},
+    "32 bits": {"precision": "32-true"},
+    "at 64 pixels": {"downsample": 4},
+    "at 256 pixels": {"downsample": 1},
+    "no neighbouring slices": {"neighbours": False},
+    "no augmentation": {"augmentation": 0.0},
+    "half the augmentation": {"augmentation": 0.5},
+    "no sequence dropout": {"sequence_dropout": 0.0},
+    "tumour slices only": {"healthy_ratio": 0.0},
+    "every healthy slice": {"healthy_ratio": 9.0},
+    "hardly averaged weights": {"ema_decay": 0.5},
+    "loss Dice + focal": {"loss": "dice_focal"},
+    "loss Dice": {"loss": "dice"},
+    "loss Tversky": {"loss": "tversky"},
+    "half the rate": {"learning_rate": Config().learning_rate / 2},
+    "twice the rate": {"learning_rate": Config().learning_rate * 2},
+    "batch of 16": {"batch_size": 16},
+    "batch of 64": {"batch_size": 64},
+    "width 16": {"width": 16},
+    "width 48": {"width": 48},
+    "dropout 0.1": {"dropout": 0.1},
+}
+
+
+def measure(cohort: Cohort, config: Config, folds: list[int]) -> dict[str, Any]:
+    """Dice of each validation patient of the folds, and the seconds a fold took."""
+    split, start, dice = make_split(cohort), time.perf_counter(), []
+    for fold in folds:
+        sides = fold_sides(cohort, split, fold)
+        dice.append(validation_dice(replace(config, fold=fold), cohort, sides, progress=False))
+    seconds = (time.perf_counter() - start) / len(folds)
+    return {"seconds": round(seconds, 1), "dice": pd.concat(dice).round(4).to_dict()}
+
+
+def compare(runs: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row per variant: mean, median, the paired difference to the default, its interval."""
+    table = pd.DataFrame({name: run["dice"] for name, run in runs.items()})
+    rows = {}
+    for name in table:
+        difference = table[name] - table["the default"]
+        low, high = bootstrap_interval(difference)
+        rows[name] = {
+            "mean": table[name].mean(),
+            "median": table[name].median(),
+            "difference": difference.mean(),
+            "low": low,
+            "high": high,
+            "seconds": runs[str(name)]["seconds"],
+        }
+    return pd.DataFrame(rows).T.round(4)
+
+
+def main() -> None:
+    """Train what is missing; write and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("--folds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--only", nargs="*", default=list(VARIANTS))
+    parser.add_argument("--out", type=Path, default=Path("report/results"))
+    options = parser.parse_args()
+    cohort, path = load_cohort(options.data), options.out / "ablation.json"
+    runs = json.loads(path.read_text())["runs"] if path.exists() else {}
+    for name in options.only:
+        if name in runs:
+            continue
+        config = replace(Config(), epochs=options.epochs, **VARIANTS[name])
+        runs[name] = measure(cohort, config, options.folds)
+        facts = {
+            "cohort": cohort.label,
+            "data_fingerprint": cohort.fingerprint,
+            "folds": options.folds,
+            "epochs": options.epochs,
+        }
+        table = compare(runs)
+        text = json.dumps({**facts, "table": table.to_dict("index"), "runs": runs}, indent=1)
+        replace_file(path, lambda part, text=text: part.write_text(text + "\n"))
+        print(table.loc[[name]].to_string(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
