@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +26,33 @@ from lggseg.splits import fold_sides, make_split
 from lggseg.stats import bootstrap_interval
 from lggseg.train import validation_dice
 
+DEFAULT = "the default"
 VARIANTS: dict[str, dict[str, Any]] = {
-    "the default": {},
+    DEFAULT: {},
     "AdamW alone": {"optimizer": "adamw"},
     "32 bits": {"precision": "32-true"},
     "at 64 pixels": {"downsample": 4},
     "at 256 pixels": {"downsample": 1},
     "no neighbouring slices": {"neighbours": False},
     "no augmentation": {"augmentation": 0.0},
-    "half the augmentation": {"augmentation": 0.5},
+    "augmentation of strength 1": {"augmentation": 1.0},
+    "augmentation of strength 2": {"augmentation": 2.0},
     "no sequence dropout": {"sequence_dropout": 0.0},
     "tumour slices only": {"healthy_ratio": 0.0},
     "every healthy slice": {"healthy_ratio": 9.0},
     "hardly averaged weights": {"ema_decay": 0.5},
-    "loss Dice + focal": {"loss": "dice_focal"},
-    "loss Dice": {"loss": "dice"},
-    "loss Tversky": {"loss": "tversky"},
+    "Dice + focal loss": {"loss": "dice_focal"},
+    "Dice loss": {"loss": "dice"},
+    "Tversky loss": {"loss": "tversky"},
     "half the rate": {"learning_rate": Config().learning_rate / 2},
     "twice the rate": {"learning_rate": Config().learning_rate * 2},
-    "batch of 16": {"batch_size": 16},
-    "batch of 64": {"batch_size": 64},
-    "width 16": {"width": 16},
-    "width 48": {"width": 48},
-    "dropout 0.1": {"dropout": 0.1},
+    "ten times the weight decay": {"weight_decay": Config().weight_decay * 10},
+    "batches of 8": {"batch_size": 8},
+    "batches of 32": {"batch_size": 32},
+    "batches of 64": {"batch_size": 64},
+    "16 filters": {"width": 16},
+    "48 filters": {"width": 48},
+    "dropout of 0.1": {"dropout": 0.1},
 }
 
 
@@ -67,7 +71,7 @@ def compare(runs: dict[str, dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame({name: run["dice"] for name, run in runs.items()})
     rows = {}
     for name in table:
-        difference = table[name] - table["the default"]
+        difference = table[name] - table[DEFAULT]
         low, high = bootstrap_interval(difference)
         rows[name] = {
             "mean": table[name].mean(),
@@ -90,18 +94,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("report/results"))
     options = parser.parse_args()
     cohort, path = load_cohort(options.data), options.out / "ablation.json"
-    runs = json.loads(path.read_text())["runs"] if path.exists() else {}
-    for name in options.only:
+    facts = {
+        "cohort": cohort.label,
+        "data_fingerprint": cohort.fingerprint,
+        "default": asdict(Config()),
+        "folds": options.folds,
+        "epochs": options.epochs,
+    }
+    results = json.loads(path.read_text()) if path.exists() else {**facts, "runs": {}}
+    if any(results[name] != value for name, value in facts.items()):
+        raise SystemExit(
+            f"{path}: measured with other data, defaults, folds or epochs; move it away"
+        )
+    runs = results["runs"]
+    for name in dict.fromkeys([DEFAULT, *options.only]):
         if name in runs:
             continue
         config = replace(Config(), epochs=options.epochs, **VARIANTS[name])
         runs[name] = measure(cohort, config, options.folds)
-        facts = {
-            "cohort": cohort.label,
-            "data_fingerprint": cohort.fingerprint,
-            "folds": options.folds,
-            "epochs": options.epochs,
-        }
         table = compare(runs)
         text = json.dumps({**facts, "table": table.to_dict("index"), "runs": runs}, indent=1)
         replace_file(path, lambda part, text=text: part.write_text(text + "\n"))

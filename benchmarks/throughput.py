@@ -4,39 +4,44 @@
 
 For each contestant and each setting of threads and workers, in a process of its own: the input
 pipeline alone (augmented batches on the device), training (the whole step), the same step on one
-constant batch, and peak memory. Then slices a second of whole volumes through the model folder by
-ONNX Runtime, torch, compiled torch, and OpenVINO where it is installed. Everything is measured in
-one run and repeated in turn; medians are written to throughput.json.
+constant batch, and the peak memory of the main process (mapped files included). Then slices a
+second of whole volumes through the model folder by ONNX Runtime, torch, compiled torch, and
+OpenVINO where it is installed. Writes throughput.json, with the fastest setting of each
+contestant, which time_to_dice.py uses.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import os
+import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from lggseg.config import Config
-from lggseg.data import load_cohort
+from lggseg.data import Cohort, load_cohort
 
-OURS = "ours"
-# (torch threads, loader workers) worth trying on two cores; ours has no workers.
+CORES = os.cpu_count() or 1
+# (torch threads, loader workers) worth trying; only one of the peers has workers.
 SETTINGS = {
-    OURS: [(1, 0), (2, 0)],
-    "monai": [(1, 1), (1, 2), (2, 0), (2, 1), (2, 2)],
-    "monai-device": [(1, 0), (2, 0)],
+    "ours": [(1, 0), (CORES, 0)],
+    "monai": [(threads, n) for threads in (1, CORES) for n in (CORES // 2, CORES)] + [(CORES, 0)],
+    "monai-device": [(1, 0), (CORES, 0)],
 }
-
-
-def device() -> torch.device:
-    """The GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def rate(call: Callable[[], int], seconds: float) -> float:
@@ -47,68 +52,78 @@ def rate(call: Callable[[], int], seconds: float) -> float:
     start, slices = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         slices += call()
-        synchronise()
+    synchronise()
     return slices / (time.perf_counter() - start)
 
 
-def measure_ours(options: argparse.Namespace) -> dict[str, float]:
+def measure_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Rates of this package's pipeline and training step, at its own resolution and at 224."""
     from lggseg.datamodule import Batch, DeviceCohort
     from lggseg.module import SegmentationModule
-    from lggseg.train import choose_precision
+    from lggseg.train import choose_precision, keep_freed_memory
 
-    config = Config()
-    cohort = load_cohort(options.data, progress=False)
-    on_device = DeviceCohort(cohort, config, device())
-    module = SegmentationModule(config).to(device()).train()
-    optimizer = module.optimizer()
-    half = choose_precision(config) != "32-true"
+    keep_freed_memory()
+    config, cohort = Config(), load_cohort(options.data, progress=False)
+    on_device = DeviceCohort(cohort, config, DEVICE)
+    module = SegmentationModule(config).to(DEVICE).train()
+    average = AveragedModel(module.network, avg_fn=get_ema_avg_fn(config.ema_decay))
+    optimizer, precision = module.optimizer(), choose_precision(config)
     rng = np.random.default_rng(0)
 
     def fresh(source: DeviceCohort = on_device) -> Batch:
-        rows = rng.integers(0, len(source.image), config.batch_size)
-        return source.batch(torch.from_numpy(rows).to(device()), training=True)
+        rows = rng.integers(0, len(source.pixels), config.batch_size)
+        return source.batch(torch.from_numpy(rows).to(DEVICE), training=True)
 
     def step(batch: Batch) -> int:
-        with torch.autocast(device().type, torch.bfloat16, enabled=half):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision != "32-true"):
             loss, _ = module.model_step(batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        average.update_parameters(module.network)
         return len(batch.rows)
 
-    constant = fresh()
+    constant, seconds = fresh(), options.seconds
     pairs = [
-        (
-            rate(lambda: step(fresh()), options.seconds),
-            rate(lambda: step(constant), options.seconds),
-        )
+        (rate(lambda: step(fresh()), seconds), rate(lambda: step(constant), seconds))
         for _ in range(3)
     ]
-    middle = slice(16, 240)
-    cropped = replace(
-        cohort, images=cohort.images[:, middle, middle], masks=cohort.masks[:, middle, middle]
-    )
-    large = DeviceCohort(cropped, replace(config, downsample=1), device())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    large = DeviceCohort(_cropped(cohort), replace(config, downsample=1), DEVICE)
     return {
-        "pipeline": rate(lambda: len(fresh().rows), options.seconds),
-        "pipeline_at_224": rate(lambda: len(fresh(large).rows), options.seconds),
+        "pipeline": rate(lambda: len(fresh().rows), seconds),
+        "pipeline_at_224": rate(lambda: len(fresh(large).rows), seconds),
         "train": statistics.median(real for real, _ in pairs),
         "real_over_constant": statistics.median(same / real for real, same in pairs),
+        "peak_mib": peak,
         "size": config.size,
+        "precision": precision,
     }
 
 
-def measure_peer(options: argparse.Namespace) -> dict[str, float]:
+def _cropped(cohort: Cohort, patients: int = 20) -> Cohort:
+    """The first patients, at the 224 × 224 pixels that the peers train at."""
+    names = cohort.patients.index[:patients]
+    rows, middle = slice(0, int(cohort.patients["slices"][names].sum())), slice(16, 240)
+    return replace(
+        cohort,
+        images=cohort.images[rows, middle, middle],
+        masks=cohort.masks[rows, middle, middle],
+        slices=cohort.slices[rows],
+        patients=cohort.patients.loc[names],
+    )
+
+
+def measure_peer(options: argparse.Namespace) -> dict[str, Any]:
     """Rates of a peer's pipeline and training step."""
     import peers
 
     cohort = load_cohort(options.data, progress=False)
     rows = np.flatnonzero(~cohort.slices["blank"].to_numpy())[: options.slices]
-    loader = peers.loader(options.contestant, cohort, rows, options.workers, device(), True)
+    loader = peers.loader(options.contestant, cohort, rows, options.workers, DEVICE, True)
     # Epoch after epoch, so that workers that were started once stay busy.
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
-    trainer = peers.Trainer(device())
+    trainer = peers.Trainer(DEVICE)
 
     def step(batch: dict[str, Any]) -> int:
         trainer.step(batch)
@@ -118,6 +133,109 @@ def measure_peer(options: argparse.Namespace) -> dict[str, float]:
     return {
         "pipeline": pipeline,
         "pipeline_at_224": pipeline,
-        "train": rate(lambda: step(next(batches)), options.seconds),
+        "train": rate(lambda: step(next(batches)), 2 * options.seconds),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "size": peers.SIZE,
+        "precision": "32-true",
     }
+
+
+def contest(options: argparse.Namespace) -> None:
+    """Measure one contestant with one setting in this process; prints JSON."""
+    torch.set_num_threads(options.threads)
+    measure = measure_ours if options.contestant == "ours" else measure_peer
+    print(json.dumps(measure(options)))
+
+
+def measure_inference(model: Path, cohort: Cohort, seconds: float) -> dict[str, float]:
+    """Slices a second of whole volumes through a model folder, by engine."""
+    from lggseg.predict import Segmenter
+
+    volume = cohort.image(cohort.patients["slices"].idxmax())
+    engines = {
+        "ONNX Runtime": lambda: Segmenter.load(model),
+        "torch": lambda: Segmenter.load(model, "torch"),
+        "torch.compile": lambda: _compiled(model),
+        "OpenVINO": lambda: _openvino(model),
+    }
+    rates = {}
+    for name, load in engines.items():
+        try:
+            segmenter = load()
+        except ModuleNotFoundError as error:
+            print(f"{name}: not measured ({error})", flush=True)
+            continue
+        rates[name] = rate(lambda s=segmenter: len(s.predict(volume).mask), seconds)
+    return rates
+
+
+def _compiled(model: Path) -> Any:
+    from lggseg.predict import Segmenter
+
+    segmenter = Segmenter.load(model, "torch")
+    return replace(segmenter, run=torch.compile(segmenter.run, dynamic=False))
+
+
+def _openvino(model: Path) -> Any:
+    import openvino
+
+    from lggseg.predict import Segmenter
+
+    compiled = openvino.compile_model(model / "model.onnx", "CPU")
+    return replace(Segmenter.load(model), run=lambda *parts: compiled(parts)[0])
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        name = cpuinfo.read_text().split("model name\t: ")[-1].splitlines()[0]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": name, "cores": os.cpu_count(), "gpu": gpu, "torch": torch.__version__}
+
+
+def compete(options: argparse.Namespace) -> None:
+    """Measure every contestant with every setting, then the engines; write the results."""
+    from lggseg.paths import replace_file
+
+    tried: dict[str, list[dict[str, Any]]] = {}
+    for name, settings in SETTINGS.items():
+        for threads, workers in settings:
+            command = [sys.executable, __file__, options.data, "--contestant", name]
+            command += ["--threads", str(threads), "--workers", str(workers)]
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            row = {"threads": threads, "workers": workers, **json.loads(output.splitlines()[-1])}
+            tried.setdefault(name, []).append(row)
+            print(name, row, flush=True)
+    best = {name: max(rows, key=lambda row: row["train"]) for name, rows in tried.items()}
+    results = {
+        "machine": machine(),
+        "settings": {name: [row["threads"], row["workers"]] for name, row in best.items()},
+        "contestants": tried,
+    }
+    if options.model.is_dir():
+        cohort = load_cohort(options.data)
+        results["inference"] = measure_inference(options.model, cohort, options.seconds)
+    text = json.dumps(results, indent=1) + "\n"
+    replace_file(options.out / "throughput.json", lambda part: part.write_text(text))
+    print(text)
+
+
+def main() -> None:
+    """Compete, or be a contestant."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
+    parser.add_argument("--slices", type=int, default=512, help="that a peer caches")
+    parser.add_argument("--model", type=Path, default=Path("models/lgg-unet"))
+    parser.add_argument("--out", type=Path, default=Path("report/results"))
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    for name in ("threads", "workers"):
+        parser.add_argument(f"--{name}", type=int, default=1, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    (contest if options.contestant else compete)(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,43 +1,42 @@
 """Seconds to a validation Dice of 0.80 and 0.85: ours against what a user would pick instead.
 
-    python benchmarks/time_to_dice.py DATA [--rounds 3] [--fold 0] [--out report/results]
+    python benchmarks/time_to_dice.py DATA [--rounds 3] [--epochs 8 20] [--out report/results]
 
 Each contestant is a process of its own. Its clock starts with the process (imports included), the
 cohort's cache is warm, and its Dice is the mean over the fold's validation patients, each over its
-whole volume at native pixels, scored after every epoch. The contestants of a round run one after
-another, each with the threads and workers that were fastest for it in a short trial. A peer stops
-at ``--patience`` times our median time to the target: what it needs is then known to be longer.
-Writes time_to_dice.json, which holds every curve.
+whole volume at native pixels. Ours is scored after every epoch; a peer after as many slices, and
+its clock stands still meanwhile. Ours runs once for each of ``--epochs``, since its schedule has an
+end. The contestants of a round run one after another, each with the threads and workers that
+throughput.json found fastest for it. A peer stops after ``--patience`` times our median time to
+0.80: what it needs is then known to be longer. Writes time_to_dice.json, which holds every curve,
+after every run; a run that is there already is not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 TARGETS = (0.80, 0.85)
-OURS = "ours"
-CONTESTANTS = (OURS, "monai", "monai-device")
-# (torch threads, loader workers) worth trying on two cores; ours has no workers.
-SETTINGS = {
-    OURS: [(1, 0), (2, 0)],
-    "monai": [(1, 1), (1, 2), (2, 0), (2, 1), (2, 2)],
-    "monai-device": [(1, 0), (2, 0)],
-}
-Report = Callable[[float], None]
+Report = Callable[..., None]
+# Slices that one of our epochs trains on in fold 0 of the real cohort.
+SLICES_BETWEEN_SCORES = 1181
+Row = dict[str, float]
 
 
 def contest(options: argparse.Namespace) -> None:
-    """Train one contestant in this process; prints a line of JSON after each epoch."""
+    """Train one contestant in this process; prints a line of JSON after each scoring."""
     import torch
 
     from lggseg.data import load_cohort
@@ -47,34 +46,39 @@ def contest(options: argparse.Namespace) -> None:
     cohort = load_cohort(options.data, progress=False)
     sides = fold_sides(cohort, make_split(cohort), options.fold)
 
-    def report(dice: float) -> None:
-        print(json.dumps({"dice": round(dice, 4)}), flush=True)
+    def report(dice: float, scoring: float = 0.0) -> None:
+        print(json.dumps({"dice": round(dice, 4), "scoring": round(scoring, 2)}), flush=True)
 
-    (_ours if options.contestant == OURS else _peer)(options, cohort, sides, report)
+    (_ours if options.contestant == "ours" else _peer)(options, cohort, sides, report)
 
 
 def _ours(options: argparse.Namespace, cohort: Any, sides: Any, report: Report) -> None:
     from lggseg.config import Config
     from lggseg.train import validation_dice
 
-    config = replace(Config(), epochs=options.epochs, fold=options.fold, seed=options.seed)
-    validation_dice(config, cohort, sides, progress=False, each_epoch=report)
+    config = replace(Config(), epochs=options.epochs[0], fold=options.fold, seed=options.seed)
+    validation_dice(
+        config, cohort, sides, progress=False, each_epoch=lambda dice: report(float(dice.mean()))
+    )
 
 
 def _peer(options: argparse.Namespace, cohort: Any, sides: Any, report: Report) -> None:
     import peers
     import torch
+    from monai.utils import set_determinism
 
-    torch.manual_seed(options.seed)
+    set_determinism(options.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for dice in peers.epochs(options.contestant, cohort, sides, options.workers, device):
-        report(float(dice.mean()))
+    arguments = (options.contestant, cohort, sides, options.workers, device)
+    for dice, scoring in peers.scores(*arguments, SLICES_BETWEEN_SCORES):
+        report(dice, scoring)
 
 
-def watch(command: list[str], limit: float) -> list[dict[str, float]]:
+def watch(command: list[str], limit: float) -> list[Row]:
     """Run a contestant for at most ``limit`` seconds.
 
-    Returns a row per epoch: dice, and the wall and CPU seconds since its process started.
+    Returns a row per scoring: dice, and the wall and CPU seconds since its process started, less
+    those of scoring where the contestant says so. Raises ``RuntimeError`` when it fails.
     """
     start, rows = time.perf_counter(), []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -82,9 +86,14 @@ def watch(command: list[str], limit: float) -> list[dict[str, float]]:
         timer = threading.Timer(limit, _end, [family])
         timer.start()
         for line in process.stdout or ():
-            wall = time.perf_counter() - start
-            rows.append({**json.loads(line), "wall": wall, "cpu": _cpu_seconds(family)})
+            row = json.loads(line)
+            row["wall"] = time.perf_counter() - start - row["scoring"]
+            row["cpu"] = _cpu_seconds(family) - row["scoring"]
+            rows.append(row)
+        timed_out = not timer.is_alive()
         timer.cancel()
+    if process.returncode and not timed_out:
+        raise RuntimeError(f"{' '.join(command)} failed with status {process.returncode}")
     return rows
 
 
@@ -104,17 +113,79 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return own + times[-1].children_user + times[-1].children_system
 
 
-def reached(rows: list[dict[str, float]], target: float, clock: str) -> float | None:
+def reached(rows: list[Row], target: float, clock: str) -> float | None:
     """Seconds by which the Dice first reached the target; ``None`` when it did not."""
     return next((row[clock] for row in rows if row["dice"] >= target), None)
 
 
-def _command(
-    who: str, options: argparse.Namespace, setting: tuple[int, int], seed: int
-) -> list[str]:
-    threads, workers = setting
-    return [
-        sys.executable, __file__, options.data, "--contestant", who, "--fold", str(options.fold),
-        "--threads", str(threads), "--workers", str(workers), "--seed", str(seed),
-        "--epochs", str(options.epochs),
-    ]  # fmt: skip
+def _command(name: str, options: argparse.Namespace, setting: list[int], seed: int) -> list[str]:
+    who, _, epochs = name.partition(" ")
+    knobs = {"contestant": who, "fold": options.fold, "seed": seed, "epochs": epochs or 1}
+    knobs |= dict(zip(("threads", "workers"), setting, strict=True))
+    flags = [part for key, value in knobs.items() for part in (f"--{key}", str(value))]
+    return [sys.executable, __file__, options.data, *flags]
+
+
+def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Per contestant and target: the median of the rounds (``None`` unless most reached it); the
+    best Dice of all, and until when the shortest run was scored."""
+    table: dict[str, Any] = {}
+    for name in dict.fromkeys(run["name"] for run in runs):
+        mine = [run for run in runs if run["name"] == name]
+        for target in TARGETS:
+            for clock in ("wall", "cpu"):
+                times = [reached(run["rows"], target, clock) for run in mine]
+                known = sorted(time if time is not None else float("inf") for time in times)
+                middle = statistics.median_high(known)
+                entry = table.setdefault(name, {}).setdefault(f"{target:.2f}", {})
+                entry[clock] = None if middle == float("inf") else round(middle, 1)
+        table[name]["scored_until"] = min(run["rows"][-1]["wall"] for run in mine)
+        table[name]["best_dice"] = max(row["dice"] for run in mine for row in run["rows"])
+    return table
+
+
+def compete(options: argparse.Namespace) -> None:
+    """Run all rounds; write the results after every run."""
+    from lggseg.paths import replace_file
+
+    measured = json.loads((options.out / "throughput.json").read_text())
+    settings, path = measured["settings"], options.out / "time_to_dice.json"
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    ours = [f"ours {epochs}" for epochs in options.epochs]
+    for seed in range(options.rounds):
+        for name in (*ours, "monai", "monai-device"):
+            if any(run["name"] == name and run["seed"] == seed for run in runs):
+                continue
+            limit = options.limit if name in ours else options.patience * _our_time(runs, ours[0])
+            rows = watch(_command(name, options, settings[name.split()[0]], seed), limit)
+            runs.append({"name": name, "seed": seed, "rows": rows})
+            print(name, seed, rows[-1], flush=True)
+            facts = {**measured["machine"], "settings": settings, "fold": options.fold}
+            text = json.dumps({**facts, "summary": summarise(runs), "runs": runs}, indent=1)
+            replace_file(path, lambda part, text=text: part.write_text(text + "\n"))
+
+
+def _our_time(runs: list[dict[str, Any]], name: str) -> float:
+    times = [reached(run["rows"], TARGETS[0], "wall") for run in runs if run["name"] == name]
+    return statistics.median(time for time in times if time is not None)
+
+
+def main() -> None:
+    """Compete, or be a contestant."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[8, 20])
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--patience", type=float, default=12.0)
+    parser.add_argument("--limit", type=float, default=3600.0, help="seconds for ours")
+    parser.add_argument("--out", type=Path, default=Path("report/results"))
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    for name in ("seed", "threads", "workers"):
+        parser.add_argument(f"--{name}", type=int, default=1, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    (contest if options.contestant else compete)(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ from lggseg.config import Config
 
 configs = st.builds(
     Config,
-    width=st.integers(1, 64),
+    width=st.integers(2, 64),
     neighbours=st.booleans(),
     test_flips=st.booleans(),
     deterministic=st.booleans(),
@@ -66,7 +66,7 @@ def test_the_tuners_extra_quotes_are_taken_off() -> None:
         ({"learning_rat": "1"}, "unknown knob 'learning_rat'"),
         ({"neighbours": "yes please"}, "neighbours='yes please': expected true or false"),
         ({"epochs": "many"}, "epochs='many': expected a value of type int"),
-        ({"epochs": "0"}, "epochs=0: expected a value of at least 1"),
+        ({"epochs": "0"}, "epochs=0: expected a value from 1 to inf"),
         ({"downsample": "3"}, r"downsample=3: expected one of \(1, 2, 4\)"),
         ({"learning_rate": "nan"}, "learning_rate=nan"),
     ],

@@ -18,9 +18,9 @@ import torch
 from lggseg import models, module, train
 from lggseg.config import Config, profile
 from lggseg.data import Cohort, DataError, load_cohort
-from lggseg.datamodule import DeviceCohort, TrainingRows
+from lggseg.datamodule import Batch, DeviceCohort, TrainingRows
 from lggseg.metrics import patient_metrics
-from lggseg.predict import FILES, Segmenter, evaluate, predict_folder
+from lggseg.predict import FILES, Segmenter, drop_small_parts, evaluate, predict_folder
 from lggseg.splits import LeakageError, fold_sides, make_split, patients_of
 
 CONFIG = replace(profile("smoke"), epochs=3, batch_size=4, precision="32-true", width=4)
@@ -198,6 +198,43 @@ def test_a_leaking_split_is_refused(cohort: Cohort, split: pd.DataFrame, tmp_pat
         train.train(CONFIG, twin, split, tmp_path / "run", progress=False)
 
 
+def test_crossvalidation_scores_each_patient_by_a_model_that_had_not_seen_it(
+    cohort: Cohort, split: pd.DataFrame, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, epochs=1, test_flips=False)
+    table = train.crossvalidate(config, cohort, split, tmp_path, progress=False)
+    development = split[split["role"] != "test"]
+    assert sorted(table["patient"]) == sorted(development["patient"])
+    fold = development.set_index("patient")["fold"]
+    assert (table.set_index("patient")["fold"] == fold.loc[table["patient"]]).all()
+    card = Segmenter.load(tmp_path / "final" / "model").card
+    assert card["cross_validation"]["dice"]["n"] == len(table)
+    assert card["cross_validation"]["dice"]["mean"] == pytest.approx(table["dice"].mean())
+    assert card["validation"] == {} and card["config"]["fold"] == -1
+    before = (tmp_path / "fold-1" / "patients.csv").stat().st_mtime_ns
+    again = train.crossvalidate(config, cohort, split, tmp_path, resume=True, progress=False)
+    pd.testing.assert_frame_equal(table, again)
+    assert (tmp_path / "fold-1" / "patients.csv").stat().st_mtime_ns == before
+
+
+def test_without_a_fold_all_but_the_test_patients_train(split: pd.DataFrame) -> None:
+    assert patients_of(split, "validation", -1) == []
+    everyone = patients_of(split, "train", -1) + patients_of(split, "test", -1)
+    assert sorted(everyone) == sorted(split["patient"])
+
+
+def test_small_parts_are_dropped() -> None:
+    mask = np.zeros((4, 20, 20), dtype=bool)
+    mask[1:3, 2:12, 2:12] = True  # 200 voxels
+    mask[0, 15, 15:19] = True  # 4, apart
+    mask[3, 12, 12] = True  # touches the large part by a corner
+    kept = drop_small_parts(mask, 0.1)
+    assert kept[3, 12, 12] and kept[1:3].sum() == 200 and not kept[0].any()
+    assert np.array_equal(drop_small_parts(mask, 0.0), mask)
+    empty = np.zeros_like(mask)
+    assert np.array_equal(drop_small_parts(empty, 0.1), empty)
+
+
 def test_a_non_finite_loss_names_the_patients(
     cohort: Cohort, split: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +252,29 @@ def test_losses_are_computed_in_32_bits(cohort: Cohort) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         segmentation.model_step(batch)
     assert seen == [torch.float32]
+
+
+class _Says(torch.nn.Module):
+    """A network that gives these logits whatever it sees."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.logits
+
+
+def test_dice_focal_overflows_in_16_bits_and_not_here() -> None:
+    """The NaN for which others train in 32 bits: a batch has more tumour pixels than 65,504."""
+    mask, logits = torch.ones(8, 1, 128, 128), torch.full((8, 1, 128, 128), 6.0).half()
+    config = replace(CONFIG, loss="dice_focal")
+    assert not models.build_loss(config)(logits, mask.half()).isfinite()
+    segmentation = module.SegmentationModule(config)
+    segmentation.network = _Says(logits)
+    with torch.autocast("cpu", torch.float16):
+        loss, _ = segmentation.model_step(Batch(torch.zeros(8, 5, 128, 128), mask, torch.arange(8)))
+    assert loss.dtype == torch.float32 and loss.isfinite()
 
 
 def test_training_rows_go_on_after_any_step() -> None:
@@ -311,3 +371,17 @@ def test_network_shapes(neighbours: bool, downsample: int) -> None:
     network = models.build_network(config)
     logits = network(torch.zeros(1, config.channels, config.size, config.size))
     assert logits.shape == (1, 1, config.size, config.size)
+
+
+def test_batch_loss_and_optimiser_never_wait_for_the_device(cohort: Cohort) -> None:
+    """On the meta device, which holds no data, everything that reads a value back raises."""
+    meta = torch.device("meta")
+    segmentation = module.SegmentationModule(CONFIG).to(meta)
+    on_device = DeviceCohort(cohort, CONFIG, meta)
+    batch = on_device.batch(torch.empty(4, dtype=torch.int64, device=meta), training=True)
+    loss = segmentation.loss(segmentation(batch.image), batch.mask)
+    loss.backward()
+    segmentation.optimizer().step()
+    assert loss.is_meta and loss.ndim == 0
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        loss.item()

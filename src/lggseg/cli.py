@@ -81,8 +81,8 @@ def _cohort_and_split(options: argparse.Namespace) -> tuple[Cohort, pd.DataFrame
     return cohort, read_split(options.split) if options.split else make_split(cohort, seed=0)
 
 
-def _write_summary(cohort: Cohort, table: pd.DataFrame, out: Path) -> None:
-    """Write ``summary.json`` of metrics per patient, and print its Dice."""
+def _write_summary(cohort: Cohort, table: pd.DataFrame, out: Path) -> dict[str, dict[str, float]]:
+    """Write ``summary.json`` of metrics per patient, print its Dice, return it."""
     from lggseg.stats import summarise
 
     facts = {"simulated": cohort.simulated, "data_fingerprint": cohort.fingerprint}
@@ -90,6 +90,7 @@ def _write_summary(cohort: Cohort, table: pd.DataFrame, out: Path) -> None:
     text = json.dumps({**facts, **scores}, indent=1) + "\n"
     replace_file(out / "summary.json", lambda part: part.write_text(text))
     print(f"Dice per patient: {_interval(scores['dice'])}; patients.csv, summary.json in {out}")
+    return scores
 
 
 def _interval(summary: dict[str, float]) -> str:
@@ -108,17 +109,26 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from lggseg.data import load_cohort
-    from lggseg.predict import Segmenter, evaluate
-    from lggseg.splits import patients_of, read_split
+    from lggseg.predict import Segmenter, amend_card, evaluate
+    from lggseg.splits import patients_of, read_split, split_fingerprint
 
     cohort, segmenter = load_cohort(options.data), Segmenter.load(options.model)
     patients = list(cohort.patients.index)
     if options.split:
-        split = read_split(options.split)
+        split = read_split(options.split, cohort)
+        if split_fingerprint(split) != segmenter.card["split_fingerprint"]:
+            raise ValueError(
+                f"{options.split}: found another split than the one {options.model} was trained "
+                "with, so its patients may have trained; expected the split.csv of that run."
+            )
         patients = patients_of(split, options.role, segmenter.config.fold)
+        if not patients:
+            raise ValueError(f"{options.model}: found no {options.role} patient of its fold.")
     table = evaluate(segmenter, cohort, patients)
     write_table(table, options.out / "patients.csv")
-    _write_summary(cohort, table, options.out)
+    scores = _write_summary(cohort, table, options.out)
+    if options.record:
+        amend_card(options.model, {options.role if options.split else "evaluation": scores})
 
 
 def _notebooks(options: argparse.Namespace) -> None:
@@ -184,6 +194,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--split", type=Path, help="only the patients of --role in this split.csv")
     command.add_argument("--role", choices=("train", "validation", "test"), default="test")
     command.add_argument("--out", type=Path, default=Path("runs/evaluation"))
+    command.add_argument(
+        "--record", action="store_true", help="keep the scores in the model's card"
+    )
     command.set_defaults(call=_evaluate)
 
     command = commands.add_parser("notebooks", help="execute all notebooks in order")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,9 +16,15 @@ from typing import Any
 
 
 def _knob(
-    default: Any, help: str, *, low: float | None = None, choices: tuple[Any, ...] = ()
+    default: Any,
+    help: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple[Any, ...] = (),
 ) -> Any:
-    return field(default=default, metadata={"help": help, "low": low, "choices": choices})
+    limits = {"low": low, "high": high, "choices": choices}
+    return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True)
@@ -25,23 +32,27 @@ class Config:
     """What a run trains and how. Raises ``ValueError`` that names the knob when a value is off."""
 
     network: str = _knob("unet", "network, a name in lggseg.models.NETWORKS")
-    width: int = _knob(32, "filters of the first level; each deeper level doubles them", low=1)
-    dropout: float = _knob(0.0, "dropout probability inside the network", low=0)
+    width: int = _knob(32, "filters of the first level; each deeper level doubles them", low=2)
+    dropout: float = _knob(0.0, "dropout probability inside the network", low=0, high=1)
     neighbours: bool = _knob(True, "add FLAIR of the slice above and below as channels")
     downsample: int = _knob(2, "train at 256 / downsample pixels", choices=(1, 2, 4))
     loss: str = _knob("dice_bce", "loss, a name in lggseg.models.LOSSES")
     optimizer: str = _knob("muon", "muon (with AdamW) or AdamW alone", choices=("muon", "adamw"))
     epochs: int = _knob(40, "passes over the training slices", low=1)
-    batch_size: int = _knob(32, "slices a step", low=1)
+    batch_size: int = _knob(16, "slices a step", low=1)
     learning_rate: float = _knob(3e-3, "peak of the one-cycle schedule", low=0)
     weight_decay: float = _knob(1e-2, "decoupled weight decay", low=0)
     healthy_ratio: float = _knob(0.7, "tumour-free slices an epoch, per tumour slice", low=0)
-    augmentation: float = _knob(1.0, "strength of the augmentation; 0 switches it off", low=0)
-    sequence_dropout: float = _knob(0.2, "probability that FLAIR replaces another sequence", low=0)
-    ema_decay: float = _knob(0.99, "decay of the averaged weights", low=0)
+    augmentation: float = _knob(1.5, "strength of the augmentation; 0 switches it off", low=0)
+    sequence_dropout: float = _knob(
+        0.2, "probability of FLAIR instead of another sequence", low=0, high=1
+    )
+    ema_decay: float = _knob(0.99, "decay of the averaged weights", low=0, high=1)
     test_flips: bool = _knob(True, "average the prediction with that of the mirrored slice")
-    threshold: float = _knob(0.5, "probability from which a pixel is tumour", low=0)
-    smallest_part: float = _knob(0.1, "drop parts smaller than this share of the largest", low=0)
+    threshold: float = _knob(0.5, "probability from which a pixel is tumour", low=0, high=1)
+    smallest_part: float = _knob(
+        0.1, "drop parts smaller than this share of the largest", low=0, high=1
+    )
     fold: int = _knob(0, "the fold that validates, the others train; -1: all train", low=-1)
     seed: int = _knob(0, "of the weights, the batches and the augmentation", low=0)
     precision: str = _knob(
@@ -53,12 +64,12 @@ class Config:
 
     def __post_init__(self) -> None:
         for knob in fields(self):
-            value, low = getattr(self, knob.name), knob.metadata["low"]
-            choices = knob.metadata["choices"]
-            if low is not None and not value >= low:
-                raise ValueError(f"{knob.name}={value!r}: expected a value of at least {low}")
+            value, choices = getattr(self, knob.name), knob.metadata["choices"]
+            low, high = knob.metadata["low"], knob.metadata["high"]
             if choices and value not in choices:
                 raise ValueError(f"{knob.name}={value!r}: expected one of {choices}")
+            if not isinstance(value, str) and not low <= value <= high:
+                raise ValueError(f"{knob.name}={value!r}: expected a value from {low} to {high}")
 
     @property
     def channels(self) -> int:
@@ -93,8 +104,12 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        """Read what :meth:`save` wrote."""
-        return cls(**json.loads(path.read_text()))
+        """Read what :meth:`save` wrote; ``ValueError`` when another version did."""
+        values = json.loads(path.read_text())
+        odd = sorted(set(values) ^ {knob.name for knob in fields(cls)})
+        if odd:
+            raise ValueError(f"{path}: the knob {odd[0]!r} is of another version. Start a new run.")
+        return cls(**values)
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:
@@ -112,9 +127,9 @@ def _parse(name: str, kind: Any, text: str) -> Any:
 
 PROFILES: dict[str, Config] = {
     # Seconds: proves that everything runs.
-    "smoke": Config(downsample=4, width=8, epochs=2, batch_size=16, ema_decay=0.5),
+    "smoke": Config(downsample=4, width=8, epochs=2, ema_decay=0.5),
     # A minute on two cores: the embedded simulated cohort.
-    "demo": Config(epochs=12, batch_size=16, ema_decay=0.95),
+    "demo": Config(epochs=12, ema_decay=0.95),
     # The real cohort, on two cores or a GPU.
     "full": Config(),
 }

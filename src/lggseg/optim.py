@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Smaller matrices (the first layer's, the head's) are AdamW's, as Muon's author advises.
+# Smaller matrices (the head's) are AdamW's.
 SMALLEST_MATRIX = 16
 
 

@@ -36,7 +36,8 @@ FILES = ("model.onnx", "weights.safetensors", "config.json")
 
 @dataclass(frozen=True)
 class Prediction:
-    """mask: bool ``(slices, 256, 256)``; probability: float32 of the same shape."""
+    """mask: bool ``(slices, 256, 256)``, where the probability reaches the threshold, without small
+    parts; probability: float32 of the same shape."""
 
     mask: np.ndarray
     probability: np.ndarray
@@ -64,7 +65,7 @@ class Segmenter:
                 raise DataError(folder / name, "no such file", expected, action)
         card = _read_card(folder / "config.json")
         config = Config(**card["config"])
-        open_engine = {"onnx": _onnx_engine, "torch": _torch_engine}[engine]
+        open_engine = {"onnx": onnx_engine, "torch": torch_engine}[engine]
         return cls(config, card, open_engine(folder, config))
 
     def predict(self, volume: np.ndarray, batch_size: int = 16) -> Prediction:
@@ -177,7 +178,8 @@ def _read_card(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], card)
 
 
-def _onnx_engine(folder: Path, config: Config) -> Engine:
+def onnx_engine(folder: Path, config: Config) -> Engine:
+    """The graph of a model folder in ONNX Runtime. Raises ``DataError``."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
@@ -197,7 +199,8 @@ def _onnx_engine(folder: Path, config: Config) -> Engine:
     return run
 
 
-def _torch_engine(folder: Path, config: Config) -> Engine:
+def torch_engine(folder: Path, config: Config) -> Engine:
+    """The same built from a model folder's weights in torch, on the GPU where there is one."""
     import torch
     from safetensors.torch import load_file
 

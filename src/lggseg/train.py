@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import torch
 from pytorch_lightning.callbacks import (
     Callback,
     EMAWeightAveraging,
+    LambdaCallback,
     ModelCheckpoint,
     TQDMProgressBar,
 )
@@ -56,7 +59,7 @@ def train(
 ) -> Path:
     """Train on the training patients of ``config.fold``, score its validation patients, and write
     the run folder (see docs/architecture.md). The model is the last epoch's: the validation
-    patients choose nothing. Test patients are not touched.
+    patients choose no epoch. Test patients are not touched.
 
     ``resume`` goes on from ``checkpoints/last.ckpt`` where there is one, to the same metrics as an
     uninterrupted run. Returns the run folder. Raises ``LeakageError`` when a patient stands on two
@@ -64,6 +67,7 @@ def train(
     """
     run = Path(run)
     if resume and (run / "patients.csv").exists():
+        _same_run(run / "config.json", config, split)
         return run
     check_no_leakage(cohort, slice_sides(cohort, split))
     config, checkpoint = _open_run(run, config, split, resume)
@@ -84,21 +88,29 @@ def train(
 
 
 def validation_dice(
-    config: Config, cohort: Cohort, sides: np.ndarray, *, progress: bool = True
+    config: Config,
+    cohort: Cohort,
+    sides: np.ndarray,
+    *,
+    progress: bool = True,
+    each_epoch: Callable[[pd.Series], None] | None = None,
 ) -> pd.Series:
     """Train on the slices labelled ``train`` and return the last epoch's Dice per patient over
-    the slices labelled ``validation``. For experiments: writes nothing, checks no leakage."""
-    pl.seed_everything(config.seed, verbose=False)
+    the slices labelled ``validation``; ``each_epoch`` is called with every epoch's. For
+    experiments: writes nothing, checks no leakage."""
     if config.precision == "auto":
         config = replace(config, precision=choose_precision(config))
+    pl.seed_everything(config.seed, verbose=False)
     module = SegmentationModule(config)
-    callbacks: list[Callback] = [EMAWeightAveraging(decay=config.ema_decay)]
+    callbacks: list[Callback] = [AveragedWeights(decay=config.ema_decay)]
+    if each_epoch:
+        tell = each_epoch
+        callbacks += [
+            LambdaCallback(on_validation_epoch_end=lambda *_: tell(module.validation_dice()))
+        ]
+    every = 1 if each_epoch else config.epochs
     trainer = _trainer(
-        config,
-        callbacks,
-        progress,
-        check_val_every_n_epoch=config.epochs,
-        enable_checkpointing=False,
+        config, callbacks, progress, check_val_every_n_epoch=every, enable_checkpointing=False
     )
     trainer.fit(module, CohortDataModule(cohort, sides, config))
     return module.validation_dice()
@@ -125,6 +137,8 @@ def crossvalidate(
     for fold in folds_of(split):
         folder = train(replace(config, fold=fold), cohort, split, run / f"fold-{fold}", **options)
         tables.append(pd.read_csv(folder / "patients.csv").assign(fold=fold))
+        # What the first fold measured holds for all.
+        config = replace(config, precision=Config.load(folder / "config.json").precision)
     table = pd.concat(tables, ignore_index=True)
     write_table(table, run / "patients.csv")
     final = train(replace(config, fold=NO_FOLD), cohort, split, run / "final", **options)
@@ -205,6 +219,16 @@ def _tracker(config: Config, run: Path) -> WandbLogger | None:
     return logger
 
 
+class AveragedWeights(EMAWeightAveraging):
+    """Lightning's average of the weights, without making the host wait for a GPU in each step:
+    the count of updates, which it looks at, lies in host memory."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+
 class RunFolder(Callback):
     """Writes ``metrics.csv`` (a row per epoch), and ``last.ckpt`` when the run is told to stop."""
 
@@ -232,7 +256,8 @@ class RunFolder(Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, SIGTERMException | KeyboardInterrupt):
+        # While validating, the module holds the averaged weights: the last epoch's file stands.
+        if trainer.training and isinstance(exception, SIGTERMException | KeyboardInterrupt):
             trainer.save_checkpoint(self.last)
 
 
@@ -240,7 +265,7 @@ def _callbacks(config: Config, run: Path) -> list[Callback]:
     last = ModelCheckpoint(
         run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    return [EMAWeightAveraging(decay=config.ema_decay), RunFolder(run), last]
+    return [AveragedWeights(decay=config.ema_decay), RunFolder(run), last]
 
 
 # From glibc's malloc.h.
@@ -251,9 +276,9 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next tensors instead of returning it to the system.
 
     Else each step on a CPU gets its large tensors as fresh pages, which the kernel has to clear.
-    Does nothing where the C library has no ``mallopt`` (macOS, musl).
+    Holds for the whole process from then on; does nothing where there is no ``mallopt``.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

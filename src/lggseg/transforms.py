@@ -140,8 +140,8 @@ def drop_sequences(image: Tensor, probability: float) -> Tensor:
 
 
 def vary_intensity(image: Tensor, strength: float) -> Tensor:
-    """Random contrast and brightness of each channel; sharpness of a quarter of the slices and
-    noise in half of them, whichever come first (a batch is in random order already).
+    """Random contrast and brightness of each channel; sharpness of the first quarter of the slices
+    and noise in the last half (a batch is in random order already).
 
     Changes ``image``, which must be normalised; returns it.
     """

@@ -1,0 +1,89 @@
+"""What happens after the network, chosen on validation patients: flips, threshold, small parts.
+
+    python benchmarks/postprocessing.py DATA RUN [--out report/results]
+
+RUN is what ``lggseg crossvalidate`` wrote: each fold's model segments the patients that it has not
+seen, so no test patient is involved. Writes postprocessing.json: the mean and median Dice of every
+choice, all else as in the default, and of all folds' patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from lggseg.data import Cohort, load_cohort
+from lggseg.metrics import dice_from_counts
+from lggseg.paths import replace_file
+from lggseg.predict import Segmenter, drop_small_parts, torch_engine
+from lggseg.splits import folds_of, patients_of, read_split
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def dice(truth: np.ndarray, mask: np.ndarray) -> float:
+    """Dice of a volume."""
+    overlap = np.count_nonzero(truth & mask)
+    odd = np.count_nonzero(truth ^ mask)
+    return float(dice_from_counts(overlap, odd, 0))
+
+
+def choices(
+    truth: np.ndarray, probability: np.ndarray, plain: np.ndarray, threshold: float, share: float
+) -> Iterator[tuple[str, float]]:
+    """The Dice of one patient under every choice."""
+    for value in THRESHOLDS:
+        mask = drop_small_parts(probability >= value, share)
+        yield f"threshold {value}", dice(truth, mask)
+    for value in SHARES:
+        mask = drop_small_parts(probability >= threshold, value)
+        yield f"parts of at least {value:.0%} of the largest", dice(truth, mask)
+    yield "without the mirrored slice", dice(truth, drop_small_parts(plain >= threshold, share))
+    smooth = (
+        np.r_[probability[:1], probability[:-1]] + np.r_[probability[1:], probability[-1:]]
+    ) / 4
+    mask = drop_small_parts(probability / 2 + smooth >= threshold, share)
+    yield "averaged with the neighbouring slices", dice(truth, mask)
+
+
+def score(cohort: Cohort, run: Path) -> pd.DataFrame:
+    """One row per patient, one column per choice."""
+    split = read_split(run / "fold-0" / "split.csv", cohort)
+    rows = {}
+    for fold in tqdm(folds_of(split), unit="fold"):
+        folder = run / f"fold-{fold}" / "model"
+        flipped = Segmenter.load(folder, "torch")
+        config = replace(flipped.config, test_flips=False)
+        plain = replace(flipped, config=config, run=torch_engine(folder, config))
+        for patient in patients_of(split, "validation", fold):
+            volume, truth = cohort.image(patient), cohort.mask(patient)
+            both = (segmenter.predict(volume).probability for segmenter in (flipped, plain))
+            rows[patient] = dict(choices(truth, *both, config.threshold, config.smallest_part))
+    return pd.DataFrame(rows).T
+
+
+def main() -> None:
+    """Score every choice; write and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("report/results"))
+    options = parser.parse_args()
+    cohort = load_cohort(options.data)
+    table = score(cohort, options.run).agg(["mean", "median"]).T.round(4)
+    facts = {"cohort": cohort.label, "data_fingerprint": cohort.fingerprint}
+    text = json.dumps({**facts, "table": table.to_dict("index")}, indent=1) + "\n"
+    replace_file(options.out / "postprocessing.json", lambda part: part.write_text(text))
+    print(table.to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The committed model works at once, and says what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lggseg import cli
+from lggseg.data import load_cohort
+from lggseg.predict import Segmenter
+
+MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
+
+
+def test_its_card_tells_how_good_it_is_and_on_what() -> None:
+    card = Segmenter.load(MODEL).card
+    assert not card["simulated"] and card["config"]["fold"] == -1
+    assert card["cross_validation"]["dice"]["n"] == 70 and card["test"]["dice"]["n"] == 17
+    assert len(card["data_fingerprint"]) == len(card["split_fingerprint"]) == 32
+
+
+def test_it_is_small() -> None:
+    assert sum(path.stat().st_size for path in MODEL.iterdir()) < 32 * 2**20
+
+
+def test_its_two_engines_agree(shared_tree: Path) -> None:
+    cohort = load_cohort(shared_tree, progress=False)
+    volume = cohort.image(cohort.patients.index[0])
+    onnx, torch_ = (Segmenter.load(MODEL, engine).predict(volume) for engine in ("onnx", "torch"))
+    np.testing.assert_allclose(onnx.probability, torch_.probability, atol=1e-4)
+
+
+def test_it_segments_real_patients(real_tree: Path, tmp_path: Path) -> None:
+    """Nearly all of them trained it: this shows that it works here, not how good it is."""
+    assert cli.main(["predict", str(MODEL), str(real_tree), str(tmp_path)]) == 0
+    assert pd.read_csv(tmp_path / "predictions.csv")["dice"].median() > 0.8
+
+
+def test_the_readme_gives_its_numbers() -> None:
+    card = Segmenter.load(MODEL).card
+    text = (MODEL / "README.md").read_text()
+    for part in ("cross_validation", "test"):
+        for statistic in ("mean", "low", "high", "median"):
+            assert f"{card[part]['dice'][statistic]:.3f}" in text, (part, statistic)
+    assert "CC BY-NC-SA 4.0" in text
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "weights.safetensors", "config.json"])
+def test_it_is_whole(name: str) -> None:
+    assert (MODEL / name).is_file()
