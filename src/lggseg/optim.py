@@ -39,7 +39,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for view, weight in zip(self._views, weights, strict=True):
             if view.data_ptr() != weight.data_ptr():
                 raise ValueError(f"weight {tuple(weight.shape)}: expected channels last in memory")
-        rates = {"lr": learning_rate, "weight_decay": weight_decay}
+        rates: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
         self._parts = (
             torch.optim.Muon(self._views, adjust_lr_fn="match_rms_adamw", **rates),
             torch.optim.AdamW(others, fused=others[0].device.type in ("cpu", "cuda"), **rates),
