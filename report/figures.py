@@ -122,9 +122,12 @@ def cross_validation() -> Figure:
     markers = zip("osD^v", (BLUE, ORANGE, GREEN, RED, SKY), strict=True)
     for (name, rows), (marker, colour) in zip(table.groupby("institution"), markers, strict=False):
         label = f"{name} (n={len(rows)})"
-        axes.scatter(rows["truth_voxels"], rows["dice"], 22, colour, marker, label=label)
+        places = rows["truth_voxels"], rows["dice"]
+        axes.scatter(*places, s=22, color=colour, marker=marker, label=label)
     for _, row in table.nsmallest(5, "dice").iterrows():
-        axes.annotate(row["patient"][5:12], (row["truth_voxels"], row["dice"]), fontsize=8)
+        place, apart = (row["truth_voxels"], row["dice"]), (5, -3)
+        name = row["patient"][5:12]
+        axes.annotate(name, place, apart, textcoords="offset points", fontsize=8)
     axes.set(xscale="log", ylim=(-0.02, 1), xlabel="true tumour volume (voxels)")
     axes.set(ylabel="Dice over the whole volume", title=f"Cross-validation, {len(table)} patients")
     axes.legend(loc="lower right")
