@@ -21,7 +21,7 @@ import pandas as pd
 
 from lggseg.config import Config
 from lggseg.data import Cohort, load_cohort
-from lggseg.paths import replace_file
+from lggseg.paths import write_json
 from lggseg.splits import fold_sides, make_split
 from lggseg.stats import bootstrap_interval
 from lggseg.train import validation_dice
@@ -113,8 +113,7 @@ def main() -> None:
         config = replace(Config(), epochs=options.epochs, **VARIANTS[name])
         runs[name] = measure(cohort, config, options.folds)
         table = compare(runs)
-        text = json.dumps({**facts, "table": table.to_dict("index"), "runs": runs}, indent=1)
-        replace_file(path, lambda part, text=text: part.write_text(text + "\n"))
+        write_json({**facts, "table": table.to_dict("index"), "runs": runs}, path)
         print(table.loc[[name]].to_string(), flush=True)
 
 

@@ -10,7 +10,6 @@ choice, all else as in the default, and of all folds' patients.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 
 from lggseg.data import Cohort, load_cohort
 from lggseg.metrics import dice_from_counts
-from lggseg.paths import replace_file
+from lggseg.paths import write_json
 from lggseg.predict import Segmenter, drop_small_parts, torch_engine
 from lggseg.splits import folds_of, patients_of, read_split
 
@@ -80,8 +79,8 @@ def main() -> None:
     cohort = load_cohort(options.data)
     table = score(cohort, options.run).agg(["mean", "median"]).T.round(4)
     facts = {"cohort": cohort.label, "data_fingerprint": cohort.fingerprint}
-    text = json.dumps({**facts, "table": table.to_dict("index")}, indent=1) + "\n"
-    replace_file(options.out / "postprocessing.json", lambda part: part.write_text(text))
+    results = {**facts, "table": table.to_dict("index")}
+    write_json(results, options.out / "postprocessing.json")
     print(table.to_string())
 
 

@@ -207,7 +207,7 @@ def machine() -> dict[str, Any]:
 
 def compete(options: argparse.Namespace) -> None:
     """Measure every contestant with every setting, then the engines; write the results."""
-    from lggseg.paths import replace_file
+    from lggseg.paths import write_json
 
     tried: dict[str, list[dict[str, Any]]] = {}
     for name, settings in SETTINGS.items():
@@ -227,9 +227,8 @@ def compete(options: argparse.Namespace) -> None:
     if options.model.is_dir():
         cohort = load_cohort(options.data)
         results["inference"] = measure_inference(options.model, cohort, options.seconds)
-    text = json.dumps(results, indent=1) + "\n"
-    replace_file(options.out / "throughput.json", lambda part: part.write_text(text))
-    print(text)
+    write_json(results, options.out / "throughput.json")
+    print(json.dumps(results, indent=1))
 
 
 def main() -> None:

@@ -149,7 +149,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def compete(options: argparse.Namespace) -> None:
     """Run all rounds; write the results after every run."""
-    from lggseg.paths import replace_file
+    from lggseg.paths import write_json
 
     measured = json.loads((options.out / "throughput.json").read_text())
     settings, path = measured["settings"], options.out / "time_to_dice.json"
@@ -164,8 +164,7 @@ def compete(options: argparse.Namespace) -> None:
             runs.append({"name": name, "seed": seed, "rows": rows})
             print(name, seed, rows[-1], flush=True)
             facts = {**measured["machine"], "settings": settings, "fold": options.fold}
-            text = json.dumps({**facts, "summary": summarise(runs), "runs": runs}, indent=1)
-            replace_file(path, lambda part, text=text: part.write_text(text + "\n"))
+            write_json({**facts, "summary": summarise(runs), "runs": runs}, path)
 
 
 def _our_time(runs: list[dict[str, Any]], name: str) -> float:

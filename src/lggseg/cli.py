@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lggseg import config as configuration
-from lggseg.paths import replace_file, write_table
+from lggseg.paths import write_json, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,8 +87,7 @@ def _write_summary(cohort: Cohort, table: pd.DataFrame, out: Path) -> dict[str, 
 
     facts = {"simulated": cohort.simulated, "data_fingerprint": cohort.fingerprint}
     scores = summarise(table)
-    text = json.dumps({**facts, **scores}, indent=1) + "\n"
-    replace_file(out / "summary.json", lambda part: part.write_text(text))
+    write_json({**facts, **scores}, out / "summary.json")
     print(f"Dice per patient: {_interval(scores['dice'])}; patients.csv, summary.json in {out}")
     return scores
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -34,6 +36,12 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV without its index."""
     replace_file(path, lambda part: table.to_csv(part, index=False))
+
+
+def write_json(values: dict[str, Any], path: Path) -> None:
+    """Write values as JSON."""
+    text = json.dumps(values, indent=1) + "\n"
+    replace_file(path, lambda part: part.write_text(text))
 
 
 def project_root() -> Path:

@@ -24,7 +24,14 @@ from tqdm.auto import tqdm
 from lggseg.config import Config
 from lggseg.data import FLAIR, SIZE, Cohort, DataError, read_volume
 from lggseg.metrics import expected_calibration_error, patient_metrics
-from lggseg.paths import find_tree, is_patient, patient_folders, replace_file, write_table
+from lggseg.paths import (
+    find_tree,
+    is_patient,
+    patient_folders,
+    replace_file,
+    write_json,
+    write_table,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -260,15 +267,14 @@ def export_model(network: torch.nn.Module, config: Config, folder: Path) -> None
 
 def write_card(config: Config, card: dict[str, Any], folder: Path) -> None:
     """Write a model folder's ``config.json``: the config, ``card`` and the versions."""
-    text = json.dumps({"config": asdict(config), **card, "versions": _versions()}, indent=1)
-    replace_file(folder / "config.json", lambda path: path.write_text(text + "\n"))
+    facts = {"config": asdict(config), **card, "versions": _versions()}
+    write_json(facts, folder / "config.json")
 
 
 def amend_card(folder: Path, facts: dict[str, Any]) -> None:
     """Add facts to a model folder's ``config.json``."""
     path = folder / "config.json"
-    text = json.dumps({**json.loads(path.read_text()), **facts}, indent=1)
-    replace_file(path, lambda part: part.write_text(text + "\n"))
+    write_json({**json.loads(path.read_text()), **facts}, path)
 
 
 def _export_onnx(network: torch.nn.Module, config: Config, path: Path) -> None:

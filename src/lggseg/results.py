@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from lggseg import __version__
 from lggseg.data import Cohort
-from lggseg.paths import replace_file, runs_root
+from lggseg.paths import runs_root, write_json
 
 
 def runs_of(cohort: Cohort) -> Path:
@@ -27,6 +26,5 @@ def save_results(cohort: Cohort, name: str, values: dict[str, Any]) -> Path:
         "date": date.today().isoformat(),
     }
     path = runs_of(cohort) / "results" / f"{name}.json"
-    text = json.dumps({**facts, **values}, indent=1) + "\n"
-    replace_file(path, lambda part: part.write_text(text))
+    write_json({**facts, **values}, path)
     return path
