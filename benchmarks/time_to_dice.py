@@ -59,7 +59,9 @@ def _ours(options: argparse.Namespace, cohort: Any, sides: Any, report: Report) 
     from lggseg.config import Config
     from lggseg.train import validation_dice
 
-    config = replace(Config(), epochs=options.epochs[0], fold=options.fold, seed=options.seed)
+    # Pasted tumours pay in runs long enough to overfit; these are not.
+    config = replace(Config(), paste=False, epochs=options.epochs[0])
+    config = replace(config, fold=options.fold, seed=options.seed)
     validation_dice(
         config, cohort, sides, progress=False, each_epoch=lambda dice: report(float(dice.mean()))
     )

@@ -83,3 +83,24 @@ def test_unknown_profile() -> None:
 
 def test_every_knob_is_explained() -> None:
     assert all(knob.metadata["help"] for knob in fields(Config))
+
+
+def test_search_space_lies_inside_the_knobs_limits() -> None:
+    for name, space in configuration.SEARCH_SPACE.items():
+        ends = space.values if isinstance(space, configuration.Choice) else (space.low, space.high)
+        for value in ends:
+            assert getattr(replace(Config(), **{name: value}), name) == value
+
+
+def test_sagemaker_gets_the_same_space_as_strings_that_parse_back() -> None:
+    ranges = configuration.sagemaker_ranges()
+    names = [entry["Name"] for entries in ranges.values() for entry in entries]
+    assert sorted(names) == sorted(configuration.SEARCH_SPACE)
+    for entry in ranges["ContinuousParameterRanges"]:
+        for end in ("MinValue", "MaxValue"):
+            Config.from_strings({entry["Name"]: entry[end]})
+        assert entry["ScalingType"] in ("Linear", "Logarithmic")
+    for entry in ranges["CategoricalParameterRanges"]:
+        space = configuration.SEARCH_SPACE[entry["Name"]]
+        parsed = [Config.from_strings({entry["Name"]: text}) for text in entry["Values"]]
+        assert tuple(getattr(config, entry["Name"]) for config in parsed) == space.values

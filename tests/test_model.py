@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ def test_its_card_tells_how_good_it_is_and_on_what() -> None:
     card = Segmenter.load(MODEL).card
     assert not card["simulated"] and card["config"]["fold"] == -1
     assert card["cross_validation"]["dice"]["n"] == 70
+    assert card["test"]["dice"]["n"] == 17
     assert len(card["data_fingerprint"]) == len(card["split_fingerprint"]) == 32
 
 
@@ -42,8 +44,8 @@ def test_it_segments_real_patients(real_tree: Path, tmp_path: Path) -> None:
 def test_the_readme_gives_its_numbers() -> None:
     card = Segmenter.load(MODEL).card
     text = (MODEL / "README.md").read_text()
-    for statistic in ("mean", "low", "high", "median"):
-        assert f"{card['cross_validation']['dice'][statistic]:.3f}" in text, statistic
+    for part, statistic in product(("cross_validation", "test"), ("mean", "low", "high", "median")):
+        assert f"{card[part]['dice'][statistic]:.3f}" in text, (part, statistic)
     assert "CC BY-NC-SA 4.0" in text
 
 

@@ -101,6 +101,22 @@ def test_dropped_sequences_become_flair() -> None:
     assert torch.equal(transforms.drop_sequences(image.clone(), 0.0), image)
 
 
+def test_tumours_are_pasted_into_every_second_slice_inside_the_head() -> None:
+    image, mask = torch.ones(5, 4, 16, 16), torch.zeros(5, 1, 16, 16)
+    image[:, :, :, 8:] = 0  # air
+    mask[1, :, 4:8, 2:12], mask[3, :, :2, :2] = 1, 1
+    image[1, :, 4:8, 2:12] = 3
+    before, mask_before = image.clone(), mask.clone()
+    transforms.paste_tumours(image, mask)
+    assert torch.equal(image[[1, 3, 4]], before[[1, 3, 4]])
+    assert torch.equal(mask[[1, 3, 4]], mask_before[[1, 3, 4]])
+    assert mask[0, 0, 4:8, 2:8].all() and mask[0].sum() == 4 * 6
+    assert torch.equal(mask[2], mask_before[3])
+    assert (image[0, :, 5:7, 3:7] == 3).all()
+    assert (image[0, :, 5, 2] > 1).all() and (image[0, :, 5, 2] < 3).all()
+    assert (image[0, :, :, 9:] == 0).all()
+
+
 def test_intensity_changes_stay_small() -> None:
     torch.manual_seed(0)
     image = torch.ones(8, 3, 32, 32)

@@ -41,9 +41,10 @@ class Config:
     epochs: int = _knob(40, "passes over the training slices", low=1)
     batch_size: int = _knob(16, "slices a step", low=1)
     learning_rate: float = _knob(3e-3, "peak of the one-cycle schedule", low=0)
-    weight_decay: float = _knob(1e-2, "decoupled weight decay", low=0)
+    weight_decay: float = _knob(0.3, "decoupled weight decay", low=0)
     healthy_ratio: float = _knob(0.7, "tumour-free slices an epoch, per tumour slice", low=0)
     augmentation: float = _knob(1.5, "strength of the augmentation; 0 switches it off", low=0)
+    paste: bool = _knob(True, "copy tumours into other slices, as part of the augmentation")
     sequence_dropout: float = _knob(
         0.2, "probability of FLAIR instead of another sequence", low=0, high=1
     )
@@ -140,6 +141,57 @@ def profile(name: str) -> Config:
     if name not in PROFILES:
         raise ValueError(f"profile {name!r}: expected one of {sorted(PROFILES)}")
     return PROFILES[name]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values of a knob from ``low`` to ``high``; ``log``: as many between 1 and 2 as 10 and 20."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Values of a knob to choose from."""
+
+    values: tuple[Any, ...]
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.values
+
+
+# What a search varies: Optuna here (lggseg.tune), SageMaker's tuner there (sagemaker_ranges).
+SEARCH_SPACE: dict[str, Range | Choice] = {
+    "learning_rate": Range(5e-4, 2e-2, log=True),
+    "weight_decay": Range(1e-3, 1.0, log=True),
+    "dropout": Range(0.0, 0.3),
+    "width": Choice((16, 24, 32, 48)),
+    "batch_size": Choice((8, 16, 32)),
+    "loss": Choice(("dice_bce", "dice_focal", "tversky")),
+    "augmentation": Range(0.5, 2.5),
+    "sequence_dropout": Range(0.0, 0.4),
+    "healthy_ratio": Range(0.3, 1.5),
+    "paste": Choice((True, False)),
+}
+
+
+def sagemaker_ranges() -> dict[str, list[dict[str, Any]]]:
+    """The search space as ``ParameterRanges`` of SageMaker's CreateHyperParameterTuningJob, whose
+    values are strings."""
+    continuous, categorical = [], []
+    for name, space in SEARCH_SPACE.items():
+        if isinstance(space, Choice):
+            categorical.append({"Name": name, "Values": [str(value) for value in space.values]})
+        else:
+            scaling = "Logarithmic" if space.log else "Linear"
+            limits = {"MinValue": str(space.low), "MaxValue": str(space.high)}
+            continuous.append({"Name": name, **limits, "ScalingType": scaling})
+    return {"ContinuousParameterRanges": continuous, "CategoricalParameterRanges": categorical}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -113,6 +113,8 @@ class DeviceCohort:
         image = transforms.normalise(image, air, contrast)
         if training and self.config.sequence_dropout:
             image = transforms.drop_sequences(image, self.config.sequence_dropout)
+        if strength and self.config.paste:
+            transforms.paste_tumours(image, mask)
         if strength:
             image = transforms.vary_intensity(image, strength)
         return Batch(image.contiguous(memory_format=torch.channels_last), mask, rows)

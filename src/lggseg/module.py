@@ -119,7 +119,8 @@ class SegmentationModule(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=self.config.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
+            # The schedule divides by zero in a run of fewer steps.
+            total_steps=max(int(self.trainer.estimated_stepping_batches), 10),
             pct_start=0.2,
             cycle_momentum=False,
         )

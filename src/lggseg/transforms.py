@@ -139,6 +139,20 @@ def drop_sequences(image: Tensor, probability: float) -> Tensor:
     return image
 
 
+def paste_tumours(image: Tensor, mask: Tensor) -> None:
+    """Copy into every second slice the tumour of the slice after it (TumorCP, Yang 2021), with a
+    soft edge and only inside the head: the batch's tumours in other brains and other places.
+
+    Changes both: ``image``, which must be normalised, and ``mask`` ``(slices, 1, height, width)``.
+    """
+    pairs = len(image) // 2 * 2
+    target, source = image[0:pairs:2], image[1:pairs:2]
+    inside = _local_mean(target[:, FLAIR : FLAIR + 1]) > 0.3
+    tumour = mask[1:pairs:2] * inside
+    target.lerp_(source, (tumour + _local_mean(tumour)) / 2)
+    mask[0:pairs:2] = torch.maximum(mask[0:pairs:2], tumour)
+
+
 def vary_intensity(image: Tensor, strength: float) -> Tensor:
     """Random contrast and brightness of each channel; sharpness of the first quarter of the slices
     and noise in the last half (a batch is in random order already).
