@@ -117,3 +117,18 @@ def test_masks_must_be_alike() -> None:
         metrics.patient_metrics(np.zeros((1, 2, 3), bool), np.zeros((1, 2, 3), np.uint8))
     with pytest.raises(ValueError, match="expected two bool volumes"):
         metrics.patient_metrics(np.zeros((2, 3), bool), np.zeros((2, 3), bool))
+
+
+def test_expected_dice_is_the_dice_of_truths_drawn_from_the_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.beta(0.3, 0.6, (4, 60, 60))
+    prediction = probability >= 0.5
+    draws = [rng.uniform(size=probability.shape) < probability for _ in range(20)]
+    dice = [metrics.patient_metrics(truth, prediction)["dice"] for truth in draws]
+    assert metrics.expected_dice(probability, prediction) == pytest.approx(np.mean(dice), abs=0.005)
+
+
+def test_expected_dice_of_nothing() -> None:
+    nothing = np.zeros((1, 4, 4))
+    assert metrics.expected_dice(nothing, nothing > 0) == 1.0
+    assert metrics.expected_dice(nothing + 0.2, nothing > 0) == 0.0

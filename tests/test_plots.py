@@ -12,6 +12,7 @@ from lggseg import explore, plots
 from lggseg.data import CHANNELS, Cohort, load_cohort
 from lggseg.results import runs_of, save_results
 from lggseg.splits import make_split
+from lggseg.stats import rank_shares
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,36 @@ def figures(cohort: Cohort) -> list[Figure]:
         plots.dice_per_patient(cohort, table, summary),
         plots.cases(cohort, masks, table),
         plots.augmented(cohort, pictures, pictures > 0.5),
+        *search_figures(cohort),
+        *comparison_figures(cohort),
+    ]
+
+
+def search_figures(cohort: Cohort) -> list[Figure]:
+    trials = pd.DataFrame({"number": range(5), "state": ["complete"] * 4 + ["pruned"]})
+    trials = trials.assign(dice=np.linspace(0.5, 0.8, 5), rate=[1e-3, 1e-2, 2e-3, 5e-3, 1e-3])
+    trials["paste"] = [True, False, True, True, False]
+    knobs = {"rate": True, "paste": False}
+    elsewhere = pd.DataFrame(
+        {"fold": [1, 1, 2], "start": [0.5, 0.6, 0.7], "found": [0.6, 0.6, 0.8]}
+    )
+    return [
+        plots.search_history(cohort, trials, pd.Series({"rate": 0.7, "paste": 0.3})),
+        plots.search_slices(cohort, trials, knobs),
+        plots.search_paths(cohort, trials, knobs),
+        plots.gain(cohort, elsewhere, 0.05),
+    ]
+
+
+def comparison_figures(cohort: Cohort) -> list[Figure]:
+    dice = pd.DataFrame(np.random.default_rng(0).uniform(0.5, 1, (9, 2)), columns=["one", "two"])
+    volumes = {"truth_voxels": [900, 4000, 20000], "predicted_voxels": [1200, 3800, 24000]}
+    table = pd.DataFrame({**volumes, "dice": [0.5, 0.9, 0.8], "expected_dice": [0.6, 0.9, 0.9]})
+    return [
+        plots.leaderboard(cohort, dice, {"human readers": 0.84}),
+        plots.rank_stability(cohort, rank_shares(dice)),
+        plots.bland_altman(cohort, table),
+        plots.expected_against_true(cohort, table),
     ]
 
 

@@ -360,14 +360,17 @@ def test_a_broken_model_folder_names_the_file(run: Path, tmp_path: Path) -> None
 def test_registries_refuse_unknown_names() -> None:
     with pytest.raises(ValueError, match="network='vgg': expected one of"):
         models.build_network(Config(network="vgg"))
+    with pytest.raises(ValueError, match="width=32: expected a multiple of 12 for swin_unetr"):
+        models.build_network(Config(network="swin_unetr"))
     with pytest.raises(ValueError, match="loss='mse': expected one of"):
         models.build_loss(Config(loss="mse"))
 
 
+@pytest.mark.parametrize("network", sorted(models.NETWORKS))
 @pytest.mark.parametrize("neighbours", [True, False])
 @pytest.mark.parametrize("downsample", [1, 2, 4])
-def test_network_shapes(neighbours: bool, downsample: int) -> None:
-    config = Config(width=4, neighbours=neighbours, downsample=downsample)
+def test_network_shapes(network: str, neighbours: bool, downsample: int) -> None:
+    config = Config(network=network, width=12, neighbours=neighbours, downsample=downsample)
     network = models.build_network(config)
     logits = network(torch.zeros(1, config.channels, config.size, config.size))
     assert logits.shape == (1, 1, config.size, config.size)

@@ -73,6 +73,41 @@ def _crossvalidate(options: argparse.Namespace) -> None:
     print(f"the model of all but the test patients is {options.run / 'final' / 'model'}")
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from lggseg.compare import compare, per_patient
+    from lggseg.stats import compare_all
+
+    cohort, split = _cohort_and_split(options)
+    base = configuration.from_options(options)
+    configs = {name: configuration.for_network(name, base) for name in options.networks}
+    table = compare(configs, cohort, split, options.run, resume=options.resume)
+    dice = per_patient(table)
+    write_table(compare_all(dice), options.run / "pairs.csv")
+    print(dice.agg(["mean", "median"]).T.round(3).to_string())
+    print(f"patients.csv and pairs.csv (paired tests) in {options.run}")
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from lggseg.tune import best_config, helpers, tune
+
+    cohort, split = _cohort_and_split(options)
+    config = configuration.from_options(options)
+    with helpers(options.workers - 1, options.arguments):
+        table = tune(
+            config,
+            cohort,
+            split,
+            options.run,
+            trials=options.trials,
+            folds=options.folds,
+            worker=options.worker,
+            progress=options.worker == 0,
+        )
+    best_config(table, config).save(options.run / "best.json")
+    print(table.nlargest(3, "dice").round(4).to_string(index=False))
+    print(f"all {len(table)} trials in {options.run / 'trials.csv'}, the best in best.json")
+
+
 def _cohort_and_split(options: argparse.Namespace) -> tuple[Cohort, pd.DataFrame]:
     from lggseg.data import load_cohort
     from lggseg.splits import make_split, read_split
@@ -180,6 +215,20 @@ def build_parser() -> argparse.ArgumentParser:
     add_train_options(command)
     command.set_defaults(call=_crossvalidate, run=Path("runs/cv"))
 
+    command = commands.add_parser("tune", help="search the knobs on validation patients")
+    add_train_options(command)
+    command.add_argument("--trials", type=int, default=40, help="finished ones, earlier included")
+    command.add_argument("--folds", type=int, nargs="+", default=[0], help="folds that validate")
+    command.add_argument("--workers", type=int, default=1, help="processes that share the cores")
+    command.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
+    command.set_defaults(call=_tune, run=Path("runs/tune"))
+
+    command = commands.add_parser("compare", help="cross-validate several networks alike")
+    add_train_options(command)
+    names = sorted(configuration.NETWORK_KNOBS)
+    command.add_argument("--networks", nargs="+", choices=names, default=names)
+    command.set_defaults(call=_compare, run=Path("runs/compare"))
+
     command = commands.add_parser("predict", help="write masks for volumes never seen before")
     command.add_argument("model", type=Path, help="model folder")
     command.add_argument("data", type=Path, help="a tree, one patient's folder, or one TIFF")
@@ -220,6 +269,7 @@ def run(call: Callable[[], object]) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = build_parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     return run(lambda: options.call(options))
 
 

@@ -136,6 +136,19 @@ PROFILES: dict[str, Config] = {
 }
 
 
+# What a network wants other than the profile's knobs; each is built by lggseg.models.NETWORKS.
+NETWORK_KNOBS: dict[str, dict[str, Any]] = {
+    "unet": {},
+    "attention_unet": {},
+    "swin_unetr": {"width": 24},
+}
+
+
+def for_network(network: str, base: Config) -> Config:
+    """``base`` with another network and the knobs that it wants."""
+    return replace(base, network=network, **NETWORK_KNOBS.get(network, {}))
+
+
 def profile(name: str) -> Config:
     """The config of the profile ``smoke``, ``demo`` or ``full``; ``ValueError`` otherwise."""
     if name not in PROFILES:
@@ -210,4 +223,7 @@ def from_options(options: argparse.Namespace) -> Config:
     """The config that the parsed options of :func:`add_options` ask for."""
     given = {knob.name: getattr(options, knob.name) for knob in fields(Config)}
     strings = {name: text for name, text in given.items() if text is not None}
-    return Config.from_strings(strings, base=profile(options.profile))
+    base = profile(options.profile)
+    if options.network:
+        base = for_network(options.network, base)
+    return Config.from_strings(strings, base=base)

@@ -125,6 +125,16 @@ def slice_dice(truth: np.ndarray, prediction: np.ndarray) -> float:
     return float(np.mean(2 * overlap / total))
 
 
+def expected_dice(probability: np.ndarray, prediction: np.ndarray) -> float:
+    """The Dice that the model itself expects, without a truth: 2 Σ p m / (Σ p + Σ m) over the
+    volume, for probabilities p and its mask m. 1 where both are empty.
+
+    If the probabilities are right, it is the ratio of the expected overlap and the expected sizes.
+    """
+    overlap, sizes = float(probability[prediction].sum()), float(probability.sum())
+    return _ratio(2 * overlap, sizes + np.count_nonzero(prediction))
+
+
 def expected_calibration_error(probability: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
     """Mean gap between predicted probability and observed frequency, over equal-width bins
     weighted by their voxels (Guo et al. 2017, equation 3, for the tumour class)."""

@@ -7,37 +7,87 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from monai.losses import DiceFocalLoss, DiceLoss, TverskyLoss
-from monai.networks.nets import UNet
+from monai.networks.nets import AttentionUnet, SwinUNETR, UNet
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lggseg.config import Config
 
 
-def _unet(config: Config) -> nn.Module:
-    """U-Net with residual units (Ronneberger 2015; Kerfoot 2018), as MONAI builds it.
+def _on_quads(body: Callable[[int, int], nn.Module], config: Config) -> nn.Module:
+    """A network at half the resolution: 2 × 2 pixels are channels, and so are their logits (Shi
+    2016, equation 4).
 
-    It works at half the resolution on 2 × 2 pixels as channels and gives back 2 × 2 logits each
-    (Shi 2016, equation 4). The layers at full resolution, which take most of the time and hold
-    few of the weights, are gone; the pixels are not.
+    The layers at full resolution, which take most of the time and hold few of the weights, are
+    gone; the pixels are not. body: (channels in, channels out) → network. The head is one of its
+    own, since a body's last layer would be a bottleneck of as many channels as there are logits.
     """
-    body = UNet(
-        spatial_dims=2,
-        in_channels=4 * config.channels,
-        out_channels=config.width,
-        channels=[config.width * 2**level for level in range(4)],
-        strides=[2, 2, 2],
-        num_res_units=2,
-        norm="batch",
-        act="relu",
-        dropout=config.dropout,
-    )
-    # A head of its own: MONAI's last residual unit would be a bottleneck of as many channels as
-    # there are logits.
     head = nn.Conv2d(config.width, 4, kernel_size=1)
-    return nn.Sequential(nn.PixelUnshuffle(2), body, head, nn.PixelShuffle(2))
+    quads = body(4 * config.channels, config.width)
+    return nn.Sequential(nn.PixelUnshuffle(2), quads, head, nn.PixelShuffle(2))
 
 
-NETWORKS: dict[str, Callable[[Config], nn.Module]] = {"unet": _unet}
+def _widths(config: Config) -> list[int]:
+    return [config.width * 2**level for level in range(4)]
+
+
+def _unet(config: Config) -> nn.Module:
+    """U-Net with residual units (Ronneberger 2015; Kerfoot 2018), as MONAI builds it."""
+    return _on_quads(
+        lambda channels, out: UNet(
+            spatial_dims=2,
+            in_channels=channels,
+            out_channels=out,
+            channels=_widths(config),
+            strides=[2, 2, 2],
+            num_res_units=2,
+            norm="batch",
+            act="relu",
+            dropout=config.dropout,
+        ),
+        config,
+    )
+
+
+def _attention_unet(config: Config) -> nn.Module:
+    """Attention U-Net (Oktay 2018), as MONAI builds it."""
+    return _on_quads(
+        lambda channels, out: AttentionUnet(
+            spatial_dims=2,
+            in_channels=channels,
+            out_channels=out,
+            channels=_widths(config),
+            strides=[2, 2, 2],
+            dropout=config.dropout,
+        ),
+        config,
+    )
+
+
+def _swin_unetr(config: Config) -> nn.Module:
+    """Swin UNETR (Hatamizadeh 2022), a vision transformer with shifted windows, in 2-D, as MONAI
+    builds it; ``config.width`` is a multiple of 12."""
+    if config.width % 12:
+        raise ValueError(f"width={config.width}: expected a multiple of 12 for swin_unetr")
+    return _on_quads(
+        lambda channels, out: SwinUNETR(
+            spatial_dims=2,
+            in_channels=channels,
+            out_channels=out,
+            feature_size=config.width,
+            window_size=8,
+            norm_name="batch",
+            drop_rate=config.dropout,
+        ),
+        config,
+    )
+
+
+NETWORKS: dict[str, Callable[[Config], nn.Module]] = {
+    "unet": _unet,
+    "attention_unet": _attention_unet,
+    "swin_unetr": _swin_unetr,
+}
 
 
 def build_network(config: Config) -> nn.Module:
@@ -54,6 +104,17 @@ def build_network(config: Config) -> nn.Module:
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return network
+
+
+def describe(config: Config) -> dict[str, int]:
+    """The network's parameters, and its multiply-adds for one slice at ``config.size``."""
+    network = build_network(config).eval()
+    image = torch.zeros(1, config.channels, config.size, config.size)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(image)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    # The counter takes a multiplication and an addition for two operations.
+    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
 
 
 # The Dice terms pool the whole batch, so tumour-free slices count without a smoothing constant

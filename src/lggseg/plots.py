@@ -6,16 +6,20 @@ white, so that a figure reads the same on a dark page. Figures of a simulated co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from lggseg.data import CHANNELS, FLAIR, Cohort
+from lggseg.stats import bootstrap_interval
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
 SKY = "#56B4E9"  # blue that shows on a dark slice
@@ -255,4 +259,166 @@ def augmented(cohort: Cohort, images: np.ndarray, masks: np.ndarray) -> Figure:
         axis.set_title("plain" if place == 0 else f"draw {place}", fontsize=9)
         axis.set_axis_off()
         _outline(axis, mask > 0.5)
+    return figure
+
+
+def search_history(cohort: Cohort, trials: pd.DataFrame, importance: pd.Series) -> Figure:
+    """Dice of each trial with the best so far, and how much of its spread each knob explains."""
+    figure, axes = _figure(cohort, "The search", (10, 3.6), 1, 2)
+    for state, colour, marker in (("complete", BLUE, "o"), ("pruned", GREY, "x")):
+        part = trials[trials["state"] == state]
+        axes[0].scatter(
+            part["number"], part["dice"], s=22, color=colour, marker=marker, label=state
+        )
+    complete = trials[trials["state"] == "complete"].sort_values("number")
+    best = complete["dice"].cummax()
+    axes[0].step(complete["number"], best, where="post", color=RED, label="best so far")
+    axes[0].set(xlabel="trial", ylabel="mean Dice over validation patients")
+    axes[0].legend(loc="lower right")
+    ordered = importance.sort_values()
+    axes[1].barh(ordered.index, ordered, color=BLUE)
+    axes[1].set(xlabel="importance (share of the variance explained, fANOVA)", xlim=(0, 1))
+    return figure
+
+
+def search_slices(cohort: Cohort, trials: pd.DataFrame, knobs: Mapping[str, bool]) -> Figure:
+    """Dice of the completed trials against each knob; knobs: name → whether its axis is
+    logarithmic."""
+    complete = trials[trials["state"] == "complete"]
+    columns = 5
+    rows = -(-len(knobs) // columns)
+    title = "Each knob, all else varying"
+    figure, axes = _figure(cohort, title, (10, 2.3 * rows + 0.4), rows, columns)
+    for axis in axes[len(knobs) :]:
+        axis.set_axis_off()
+    for place, (axis, (name, log)) in enumerate(zip(axes, knobs.items(), strict=False)):
+        values = complete[name]
+        numeric = pd.api.types.is_float_dtype(values)
+        axis.scatter(values if numeric else values.astype(str), complete["dice"], s=14, color=BLUE)
+        axis.set(xlabel=name, ylabel="" if place % columns else "Dice")
+        if log:
+            axis.set_xscale("log")
+        axis.tick_params(labelsize=8)
+    return figure
+
+
+def search_paths(cohort: Cohort, trials: pd.DataFrame, knobs: Mapping[str, bool]) -> Figure:
+    """Parallel coordinates: a line per completed trial across all knobs, each scaled to its own
+    range; the brighter, the better."""
+    complete = trials[trials["state"] == "complete"].sort_values("dice")
+    figure, axes = _figure(cohort, "All knobs of each completed trial", (10, 4))
+    norm = Normalize(float(complete["dice"].quantile(0.1)), float(complete["dice"].max()))
+    places = {name: _scaled(complete[name], log) for name, log in knobs.items()}
+    lines = np.stack([heights for heights, _ in places.values()])
+    for line, dice in zip(lines.T, complete["dice"], strict=True):
+        axes[0].plot(range(len(lines)), line, color=colormaps["cividis"](norm(dice)), alpha=0.8)
+    for place, (_, ends) in enumerate(places.values()):
+        axes[0].text(place, -0.04, ends[0], ha="center", va="top", fontsize=8)
+        axes[0].text(place, 1.04, ends[1], ha="center", va="bottom", fontsize=8)
+    axes[0].set_xticks(range(len(lines)), list(knobs), rotation=20, ha="right", fontsize=9)
+    axes[0].set(yticks=[], ylim=(-0.14, 1.14))
+    axes[0].grid(axis="x", alpha=0.4)
+    figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes[0], label="Dice", pad=0.01)
+    return figure
+
+
+def _scaled(values: pd.Series, log: bool) -> tuple[np.ndarray, tuple[str, str]]:
+    """Values from 0 to 1, and what the two ends mean."""
+    if not pd.api.types.is_float_dtype(values):
+        levels = sorted(values.unique())
+        codes = values.map(levels.index).to_numpy() / max(len(levels) - 1, 1)
+        return codes, (str(levels[0]), str(levels[-1]))
+    numbers = np.log(values) if log else values
+    spread = float(np.ptp(numbers)) or 1.0
+    heights = ((numbers - numbers.min()) / spread).to_numpy()
+    return heights, (f"{values.min():.2g}", f"{values.max():.2g}")
+
+
+def gain(cohort: Cohort, elsewhere: pd.DataFrame, claimed: float) -> Figure:
+    """Dice of the winner minus that of the start, a dot per patient, on folds that the search did
+    not see; their mean, and the gain that the search claims."""
+    figure, axes = _figure(cohort, "What is left of the gain on other folds", (8, 3.4))
+    difference = elsewhere["found"] - elsewhere["start"]
+    for place, (_, part) in enumerate(difference.groupby(elsewhere["fold"])):
+        jitter = place + np.random.default_rng(place).uniform(-0.2, 0.2, len(part))
+        axes[0].scatter(part, jitter, s=16, color=BLUE, alpha=0.7)
+    mean = difference.mean()
+    axes[0].axvline(0, color=GREY, linewidth=0.8)
+    axes[0].axvline(mean, color=RED, label=f"mean over these patients {mean:+.3f}")
+    label = f"claimed by the search {claimed:+.3f}"
+    axes[0].axvline(claimed, color=ORANGE, linestyle="dashed", label=label)
+    folds = sorted(elsewhere["fold"].unique())
+    axes[0].set_yticks(range(len(folds)), [f"fold {fold}" for fold in folds])
+    axes[0].set(xlabel="Dice of the winner minus Dice of the start")
+    axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def leaderboard(
+    cohort: Cohort, dice: pd.DataFrame, published: Mapping[str, float] | None = None
+) -> Figure:
+    """Dice of every patient (dots) under each model, best mean at the top, with the mean and its
+    95 % interval; published means as lines."""
+    ordered = dice[dice.mean().sort_values().index]
+    figure, axes = _figure(cohort, "Dice per patient", (9, 0.8 * dice.shape[1] + 1.6))
+    for place, name in enumerate(ordered):
+        values = ordered[name].dropna().to_numpy()
+        jitter = place + np.random.default_rng(place).uniform(-0.22, 0.22, len(values))
+        axes[0].scatter(values, jitter, s=12, color=BLUE, alpha=0.5, linewidths=0)
+        low, high = bootstrap_interval(values)
+        axes[0].plot([low, high], [place, place], color=RED, linewidth=3)
+        axes[0].plot(values.mean(), place, "o", color=RED, markersize=7, markeredgecolor="white")
+        axes[0].text(1.03, place, f"{values.mean():.3f}\n({low:.3f}–{high:.3f})", va="center")
+    styles = ("dashed", "dotted", "dashdot")
+    for style, (label, value) in zip(styles, (published or {}).items(), strict=False):
+        axes[0].axvline(value, color=GREY, linestyle=style, label=f"{label}: {value:.2f}")
+    axes[0].set_yticks(range(dice.shape[1]), ordered.columns.tolist())
+    axes[0].set(xlabel="Dice over the whole volume", xlim=(-0.02, 1.02))
+    if published:
+        axes[0].legend(loc="lower left")
+    return figure
+
+
+def rank_stability(cohort: Cohort, shares: pd.DataFrame) -> Figure:
+    """How often each model takes each rank when the patients are drawn again."""
+    title = "Rank of each model, patients drawn again"
+    figure, axes = _figure(cohort, title, (5, 0.6 * len(shares) + 1.6))
+    axes[0].imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(shares.shape):
+        share = shares.to_numpy()[row, column]
+        colour = "white" if share > 0.5 else "black"
+        axes[0].text(column, row, f"{share:.0%}", ha="center", va="center", color=colour)
+    axes[0].set_xticks(range(shares.shape[1]), [str(rank) for rank in shares])
+    axes[0].set_yticks(range(len(shares)), list(shares.index))
+    axes[0].set_xlabel("rank by mean Dice")
+    return figure
+
+
+def bland_altman(cohort: Cohort, table: pd.DataFrame) -> Figure:
+    """Predicted minus true tumour volume against their mean (Bland and Altman 1986), with the mean
+    difference and the limits of agreement (± 1.96 standard deviations)."""
+    true, found = table["truth_voxels"] / 1000, table["predicted_voxels"] / 1000
+    difference = found - true
+    middle, spread = difference.mean(), 1.96 * difference.std()
+    figure, axes = _figure(cohort, "Tumour volume: prediction against truth", (7, 3.6))
+    axes[0].scatter((true + found) / 2, difference, s=18, color=BLUE, alpha=0.7, linewidths=0)
+    axes[0].axhline(0, color=GREY, linewidth=0.8)
+    for value, style in zip(
+        (middle, middle - spread, middle + spread), ("solid", "dashed", "dashed"), strict=True
+    ):
+        axes[0].axhline(value, color=RED, linestyle=style)
+        place = (1.01, value)
+        axes[0].annotate(f"{value:+.1f}", place, xycoords=("axes fraction", "data"), va="center")
+    axes[0].set(xlabel="mean of both (thousand voxels)", ylabel="prediction − truth")
+    return figure
+
+
+def expected_against_true(cohort: Cohort, table: pd.DataFrame) -> Figure:
+    """The Dice that the model expects against the true one, a dot per patient."""
+    rank = table["expected_dice"].corr(table["dice"], method="spearman")
+    figure, axes = _figure(cohort, f"Does it know? Spearman's ρ = {rank:.2f}", (4.6, 4.4))
+    axes[0].plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
+    axes[0].scatter(table["expected_dice"], table["dice"], s=18, color=BLUE, alpha=0.7)
+    axes[0].set(xlabel="Dice that the model expects", ylabel="true Dice")
+    axes[0].set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     return figure

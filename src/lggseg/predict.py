@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from lggseg.config import Config
 from lggseg.data import FLAIR, SIZE, Cohort, DataError, read_volume
-from lggseg.metrics import expected_calibration_error, patient_metrics
+from lggseg.metrics import expected_calibration_error, expected_dice, patient_metrics
 from lggseg.paths import (
     find_tree,
     is_patient,
@@ -48,6 +48,11 @@ class Prediction:
 
     mask: np.ndarray
     probability: np.ndarray
+
+    @property
+    def expected_dice(self) -> float:
+        """How good the model thinks the mask is (:func:`lggseg.metrics.expected_dice`)."""
+        return expected_dice(self.probability, self.mask)
 
 
 @dataclass(frozen=True)
@@ -117,17 +122,18 @@ def predict_folder(
     """Segment a tree of patients, one patient's folder, or one multi-page TIFF.
 
     Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) and ``predictions.csv`` into ``out``, and
-    returns that table: patient, slices, tumour_slices, tumour_voxels, and dice where the patient
-    has masks. A volume that cannot be read stops with ``DataError``; masks already written stay.
+    returns that table: patient, slices, tumour_slices, tumour_voxels, expected_dice (how good the
+    model thinks its mask is), and dice where the patient has masks. A volume that cannot be read
+    stops with ``DataError``; masks already written stay.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for path in tqdm(_volumes(Path(data)), desc="predict", unit="patient", disable=not progress):
         volume, truth = read_volume(path)
-        mask = segmenter.predict(volume).mask
-        _write_mask(mask, out / f"{path.stem}_mask.tif")
-        rows.append({"patient": path.stem, **_describe(mask, truth)})
+        prediction = segmenter.predict(volume)
+        _write_mask(prediction.mask, out / f"{path.stem}_mask.tif")
+        rows.append({"patient": path.stem, **_describe(prediction, truth)})
         write_table(pd.DataFrame(rows), out / "predictions.csv")
     return pd.DataFrame(rows)
 
@@ -138,11 +144,13 @@ def _volumes(data: Path) -> list[Path]:
     return patient_folders(find_tree(data))
 
 
-def _describe(mask: np.ndarray, truth: np.ndarray | None) -> dict[str, Any]:
+def _describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any]:
+    mask = prediction.mask
     facts: dict[str, Any] = {
         "slices": len(mask),
         "tumour_slices": int(mask.any(axis=(1, 2)).sum()),
         "tumour_voxels": int(mask.sum()),
+        "expected_dice": round(prediction.expected_dice, 4),
     }
     return facts if truth is None else {**facts, "dice": patient_metrics(truth, mask)["dice"]}
 
@@ -162,13 +170,14 @@ def evaluate(
 
     Returns one row per patient: patient, institution and the columns of
     :func:`lggseg.metrics.patient_metrics`, over the whole volume at native pixels, then
-    calibration_error.
+    calibration_error and expected_dice.
     """
     rows = []
     for patient in tqdm(patients, desc="evaluate", unit="patient", disable=not progress):
         prediction, truth = segmenter.predict(cohort.image(patient)), cohort.mask(patient)
         metrics = patient_metrics(truth, prediction.mask)
         metrics["calibration_error"] = expected_calibration_error(prediction.probability, truth)
+        metrics["expected_dice"] = prediction.expected_dice
         institution = cohort.patients.loc[patient, "institution"]
         rows.append({"patient": patient, "institution": institution, **metrics})
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -132,17 +132,35 @@ def crossvalidate(
     summary of that table as ``cross_validation``, since nobody is left to validate it.
     """
     run = Path(run)
-    options = {"resume": resume, "progress": progress}
+    options: dict[str, Any] = {"resume": resume, "progress": progress}
+    table = score_folds(config, cohort, split, run, **options)
+    config = replace(Config.load(run / "fold-0" / "config.json"), fold=NO_FOLD)
+    final = train(config, cohort, split, run / "final", **options)
+    amend_card(final / "model", {"cross_validation": summarise(table.drop(columns="fold"))})
+    return table
+
+
+def score_folds(
+    config: Config,
+    cohort: Cohort,
+    split: pd.DataFrame,
+    run: Path,
+    *,
+    folds: Sequence[int] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train and score these folds (default: all) in turn, into the run folders ``fold-0``, …; write
+    and return ``patients.csv``: each patient scored by the model that had not seen it."""
     tables = []
-    for fold in folds_of(split):
+    options: dict[str, Any] = {"resume": resume, "progress": progress}
+    for fold in folds_of(split) if folds is None else folds:
         folder = train(replace(config, fold=fold), cohort, split, run / f"fold-{fold}", **options)
         tables.append(pd.read_csv(folder / "patients.csv").assign(fold=fold))
         # What the first fold measured holds for all.
         config = replace(config, precision=Config.load(folder / "config.json").precision)
     table = pd.concat(tables, ignore_index=True)
     write_table(table, run / "patients.csv")
-    final = train(replace(config, fold=NO_FOLD), cohort, split, run / "final", **options)
-    amend_card(final / "model", {"cross_validation": summarise(table.drop(columns="fold"))})
     return table
 
 

@@ -1,0 +1,284 @@
+"""Bayesian search over the knobs with Optuna: resumable, pruned, several workers on one database.
+
+Only validation patients of the given folds are asked; test patients never are.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import torch
+from optuna.trial import TrialState
+from tqdm.auto import tqdm
+
+from lggseg.config import SEARCH_SPACE, Choice, Config
+from lggseg.data import Cohort, DataError
+from lggseg.module import NonFiniteLoss
+from lggseg.paths import write_table
+from lggseg.splits import check_no_leakage, fold_sides, slice_sides, split_fingerprint
+from lggseg.train import validation_dice
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+# Seconds between signs of life of a running trial, and without one until it counts as killed.
+HEARTBEAT, GRACE = 5, 20
+
+
+class EnoughTrials(Exception):
+    """The trials asked for are finished or running."""
+
+
+def open_study(folder: Path | str, seed: int = 0) -> optuna.Study:
+    """The study in ``folder/study.db`` (SQLite), made if there is none."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _no_warnings():
+        storage = optuna.storages.RDBStorage(
+            f"sqlite:///{folder / 'study.db'}",
+            engine_kwargs={"connect_args": {"timeout": 60}},
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+        )
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        return optuna.create_study(
+            storage=storage,
+            study_name="lggseg",
+            direction="maximize",
+            sampler=sampler,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
+            load_if_exists=True,
+        )
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Heartbeats and the multivariate sampler count as experimental in Optuna."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def suggest(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+    """A value of each knob of :data:`lggseg.config.SEARCH_SPACE`."""
+    values: dict[str, Any] = {}
+    for name, space in SEARCH_SPACE.items():
+        if isinstance(space, Choice):
+            values[name] = trial.suggest_categorical(name, space.values)
+        else:
+            values[name] = trial.suggest_float(name, space.low, space.high, log=space.log)
+    return values
+
+
+def tune(
+    config: Config,
+    cohort: Cohort,
+    split: pd.DataFrame,
+    folder: Path | str,
+    *,
+    trials: int = 40,
+    folds: Sequence[int] = (0,),
+    worker: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Search until ``trials`` trials are finished (completed or pruned), those of earlier calls
+    and of other processes on the same folder included.
+
+    The first trial is ``config`` itself, as far as it lies in the space. A trial's value is the
+    mean Dice over the validation patients of ``folds``; it is pruned by its curve on the first of
+    them. ``worker`` numbers the processes of one search, so that each draws its own proposals.
+    Writes ``trials.csv`` beside the database after each trial and returns that table (see
+    :func:`trials_table`). Raises ``DataError`` when the folder holds a search with other data,
+    another split, other folds or other knobs than those it varies.
+    """
+    check_no_leakage(cohort, slice_sides(cohort, split))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    earlier = len(open_study(folder).get_trials(deepcopy=False))
+    study = open_study(folder, seed=config.seed + 1000 * worker + earlier)
+    _same_search(study, Path(folder), _terms(config, cohort, split, folds))
+    known = {name: getattr(config, name) for name in SEARCH_SPACE}
+    inside = {name: value for name, value in known.items() if value in SEARCH_SPACE[name]}
+    study.enqueue_trial(inside, skip_if_exists=True)
+
+    def objective(trial: optuna.Trial) -> float:
+        _stop_when_enough(trial, trials)
+        return _score(trial, replace(config, **suggest(trial)), cohort, split, folds)
+
+    keep = _keep_table(Path(folder))
+    with _progress_bar(study, trials, progress) as update:
+        while _count(study, FINISHED) < trials:
+            with _no_warnings():
+                optuna.storages.fail_stale_trials(study)
+            if _count(study, (*FINISHED, TrialState.RUNNING)) < trials:
+                with suppress(EnoughTrials):
+                    study.optimize(objective, 1, callbacks=[keep], catch=(NonFiniteLoss,))
+            else:
+                time.sleep(1)  # another process runs the last ones
+            update()
+    return trials_table(study)
+
+
+def _terms(
+    config: Config, cohort: Cohort, split: pd.DataFrame, folds: Sequence[int]
+) -> dict[str, Any]:
+    """What all trials of a search share."""
+    fixed = {name: value for name, value in asdict(config).items() if name not in SEARCH_SPACE}
+    del fixed["fold"]
+    data = {"data": cohort.fingerprint, "split": split_fingerprint(split)}
+    return {**fixed, **data, "folds": list(folds)}
+
+
+def _same_search(study: optuna.Study, folder: Path, terms: dict[str, Any]) -> None:
+    before = study.user_attrs.get("terms", terms)
+    for name, value in terms.items():
+        if before.get(name) != value:
+            found, expected = f"a search with {name}={before.get(name)!r}", f"{name}={value!r}"
+            action = "Go on with the same options and data, or choose another folder (--run)."
+            raise DataError(folder / "study.db", found, expected, action)
+    study.set_user_attr("terms", terms)
+
+
+def _score(
+    trial: optuna.Trial, config: Config, cohort: Cohort, split: pd.DataFrame, folds: Sequence[int]
+) -> float:
+    epochs: Iterator[int] = iter(range(config.epochs))
+
+    def prune(dice: pd.Series) -> None:
+        trial.report(float(dice.mean()), next(epochs))
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    dice = []
+    for fold in folds:
+        watch = prune if fold == folds[0] else None
+        sides = fold_sides(cohort, split, fold)
+        run = replace(config, fold=fold)
+        dice.append(validation_dice(run, cohort, sides, progress=False, each_epoch=watch))
+    return float(np.concatenate(dice).mean())
+
+
+def _stop_when_enough(trial: optuna.Trial, trials: int) -> None:
+    """When two processes start the last trial at once, the later number gives way."""
+    states = (*FINISHED, TrialState.RUNNING)
+    others = trial.study.get_trials(deepcopy=False, states=states)
+    if sum(other.number < trial.number for other in others) >= trials:
+        raise EnoughTrials
+
+
+def _count(study: optuna.Study, states: Sequence[TrialState]) -> int:
+    return len(study.get_trials(deepcopy=False, states=tuple(states)))
+
+
+def _keep_table(folder: Path) -> Callable[[optuna.Study, optuna.trial.FrozenTrial], None]:
+    return lambda study, _: write_table(trials_table(study), folder / "trials.csv")
+
+
+@contextmanager
+def _progress_bar(study: optuna.Study, trials: int, progress: bool) -> Iterator[Callable[[], None]]:
+    with tqdm(total=trials, desc="tune", unit="trial", disable=not progress) as bar:
+
+        def update() -> None:
+            bar.n = min(_count(study, FINISHED), trials)
+            done = _count(study, [TrialState.COMPLETE])
+            bar.set_postfix_str(f"best Dice {study.best_value:.3f}" if done else "")
+
+        update()
+        yield update
+
+
+def trials_table(study: optuna.Study) -> pd.DataFrame:
+    """One row per finished trial: number, state, dice (of a pruned one the last reported), epochs,
+    seconds, then the knobs."""
+    rows = []
+    for trial in study.get_trials(deepcopy=False, states=FINISHED):
+        steps = trial.intermediate_values
+        row = {
+            "number": trial.number,
+            "state": trial.state.name.lower(),
+            "dice": trial.value if trial.value is not None else steps[max(steps)],
+            "epochs": len(steps),
+            "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
+        }
+        rows.append({**row, **trial.params})
+    return pd.DataFrame(rows)
+
+
+def importances(study: optuna.Study) -> pd.Series:
+    """The share of the variance of Dice that each knob explains (fANOVA, Hutter 2014); 0 where
+    there is nothing to explain."""
+    values = [trial.value for trial in study.get_trials(states=(TrialState.COMPLETE,))]
+    if len(set(values)) < 2:
+        return pd.Series(0.0, index=list(SEARCH_SPACE))
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator))
+
+
+def best_config(table: pd.DataFrame, config: Config) -> Config:
+    """``config`` with the knobs of the completed trial that scored best; ``ValueError`` without."""
+    complete = table[table["state"] == "complete"]
+    if complete.empty:
+        raise ValueError("found no completed trial: expected at least one; run more --trials")
+    best = complete.iloc[int(complete["dice"].to_numpy().argmax())]
+    return Config.from_strings({name: str(best[name]) for name in SEARCH_SPACE}, base=config)
+
+
+def gain_elsewhere(
+    found: Config,
+    start: Config,
+    cohort: Cohort,
+    split: pd.DataFrame,
+    *,
+    folds: Sequence[int],
+    seeds: Sequence[int] = (0,),
+) -> pd.DataFrame:
+    """What a search's winner is worth where it was not chosen. The best of many scores is partly
+    luck (the winner's curse), so ``found`` and ``start`` train again on these folds and seeds.
+
+    Returns a row per validation patient and seed: patient, fold, seed, start, found (their Dice).
+    """
+    tables = []
+    for fold, seed in product(folds, seeds):
+        sides = fold_sides(cohort, split, fold)
+        dice = {
+            name: validation_dice(
+                replace(config, fold=fold, seed=seed), cohort, sides, progress=False
+            )
+            for name, config in (("start", start), ("found", found))
+        }
+        tables.append(pd.DataFrame(dice).rename_axis("patient").assign(fold=fold, seed=seed))
+    return pd.concat(tables).reset_index()[["patient", "fold", "seed", "start", "found"]]
+
+
+@contextmanager
+def helpers(count: int, arguments: Sequence[str]) -> Iterator[None]:
+    """``count`` further processes of ``lggseg`` with these arguments, waited for at the end; they
+    and this one share the cores evenly."""
+    threads = max(1, (os.cpu_count() or 1) // (count + 1))
+    command = [sys.executable, "-m", "lggseg.cli", *arguments, "--workers", "1", "--worker"]
+    options: dict[str, Any] = {
+        "env": {**os.environ, "OMP_NUM_THREADS": str(threads)},
+        "stdout": subprocess.DEVNULL,
+    }
+    started = [subprocess.Popen([*command, str(n + 1)], **options) for n in range(count)]
+    if started:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    except BaseException:
+        for process in started:
+            process.terminate()
+        raise
+    finally:
+        for process in started:
+            process.wait()

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lggseg import registry
+from lggseg.data import DataError
+from lggseg.predict import FILES, Segmenter
+
+MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
+
+
+@pytest.fixture(autouse=True)
+def _own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LGGSEG_RUNS", str(tmp_path))
+
+
+def test_a_registered_model_is_read_back_by_name_version_and_alias() -> None:
+    assert registry.register(MODEL, "unet", aliases=["production"]) == "v1"
+    assert registry.register(MODEL, "unet") == "v2"
+    assert registry.resolve("unet").name == registry.resolve("unet:latest").name == "v2"
+    assert registry.resolve("unet:production").name == "v1"
+    assert registry.resolve("unet:v1") == registry.resolve("unet:production")
+    for file in FILES:
+        assert (registry.resolve("unet") / file).read_bytes() == (MODEL / file).read_bytes()
+    assert Segmenter.load(registry.resolve("unet")).card == Segmenter.load(MODEL).card
+
+
+def test_unknown_versions_say_what_there_is() -> None:
+    with pytest.raises(DataError, match="no 'latest'; expected a registered model"):
+        registry.resolve("unet")
+    registry.register(MODEL, "unet")
+    with pytest.raises(DataError, match=r"no 'v7'; expected one of \['v1', 'latest'\]"):
+        registry.resolve("unet:v7")
+
+
+def test_a_broken_model_is_not_registered(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"model.onnx: found no such file"):
+        registry.register(tmp_path, "unet")
+    with pytest.raises(DataError, match="expected a registered model"):
+        registry.resolve("unet")
+
+
+def test_what_an_interrupted_copy_left_is_no_version(tmp_path: Path) -> None:
+    (tmp_path / "registry" / "unet" / ".v1").mkdir(parents=True)
+    assert registry.register(MODEL, "unet") == "v1"
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "a:b"])
+def test_names_stay_inside_the_registry(name: str) -> None:
+    with pytest.raises(ValueError, match="expected the plain name"):
+        registry.register(MODEL, name)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_train import CONFIG
+
+from lggseg import cli, tune
+from lggseg.config import SEARCH_SPACE, Config
+from lggseg.data import Cohort, DataError, load_cohort
+from lggseg.splits import make_split
+
+
+@pytest.fixture(scope="module")
+def cohort(shared_tree: Path) -> Cohort:
+    return load_cohort(shared_tree, progress=False)
+
+
+@pytest.fixture(scope="module")
+def split(cohort: Cohort) -> pd.DataFrame:
+    return make_split(cohort)
+
+
+Trainer = Callable[..., pd.Series]
+
+
+def imitate(seen: list[Any]) -> Trainer:
+    """Training whose Dice is best at a learning rate of 0.003, and tells what it was given."""
+
+    def train(config: Config, cohort: Cohort, sides: np.ndarray, **options: Any) -> pd.Series:
+        seen.append((config, sides))
+        dice = pd.Series([1 - abs(np.log10(config.learning_rate / 3e-3)) / 2])
+        for epoch in range(config.epochs):
+            if options["each_epoch"]:
+                options["each_epoch"](dice * (epoch + 1) / config.epochs)
+        return dice
+
+    return train
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    seen: list[Any] = []
+    monkeypatch.setattr(tune, "validation_dice", imitate(seen))
+    return seen
+
+
+def test_search_finds_the_best_and_prunes(
+    cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
+) -> None:
+    config = replace(CONFIG, epochs=5)
+    table = tune.tune(config, cohort, split, tmp_path, trials=25, progress=False)
+    assert len(table) == 25 and set(table["state"]) == {"complete", "pruned"}
+    assert (table.loc[table["state"] == "pruned", "epochs"] < 5).all()
+    assert pd.read_csv(tmp_path / "trials.csv")["number"].tolist() == table["number"].tolist()
+    best = tune.best_config(table, config)
+    assert best.learning_rate == pytest.approx(3e-3, rel=0.5)
+    assert best.epochs == 5 and best.paste in (True, False)
+    assert set(SEARCH_SPACE) <= set(table.columns)
+
+
+def test_search_goes_on_from_what_is_finished(
+    cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
+) -> None:
+    assert len(tune.tune(CONFIG, cohort, split, tmp_path, trials=3, progress=False)) == 3
+    assert len(tune.tune(CONFIG, cohort, split, tmp_path, trials=5, progress=False)) == 5
+    assert len(seen) == 5
+    assert len(tune.tune(CONFIG, cohort, split, tmp_path, trials=5, progress=False)) == 5
+    assert len(seen) == 5
+
+
+def test_search_on_other_terms_is_refused(
+    cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
+) -> None:
+    tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+    longer = replace(CONFIG, epochs=CONFIG.epochs + 1)
+    with pytest.raises(DataError, match=r"study.db: found a search with epochs=3.*epochs=4"):
+        tune.tune(longer, cohort, split, tmp_path, trials=2, progress=False)
+    with pytest.raises(DataError, match=r"a search with split="):
+        tune.tune(CONFIG, cohort, make_split(cohort, seed=1), tmp_path, trials=2, progress=False)
+    assert len(seen) == 1
+
+
+def test_search_never_sees_test_patients(
+    cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
+) -> None:
+    tune.tune(CONFIG, cohort, split, tmp_path, trials=3, folds=[0, 1], progress=False)
+    test = set(split["patient"][split["role"] == "test"])
+    assert test and len(seen) == 6
+    for config, sides in seen:
+        used = cohort.slices["patient"][np.isin(sides, ["train", "validation"])]
+        assert not test & set(used)
+        validating = set(cohort.slices["patient"][sides == "validation"])
+        assert validating == set(split["patient"][split["fold"] == config.fold])
+
+
+SLOW = """
+import sys, time
+import pandas as pd
+from lggseg import tune
+from lggseg.config import Config
+from lggseg.data import load_cohort
+from lggseg.splits import make_split
+
+def train(config, cohort, sides, **options):
+    time.sleep(1)
+    return pd.Series([config.learning_rate])
+
+tune.validation_dice = train
+tune.HEARTBEAT, tune.GRACE = 1, 3
+cohort = load_cohort(sys.argv[1], progress=False)
+tune.tune(Config(), cohort, make_split(cohort), sys.argv[2], trials=int(sys.argv[3]))
+"""
+
+
+def test_killed_search_resumes_to_the_exact_number(
+    shared_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW)
+    folder = tmp_path / "search"
+    command = [sys.executable, str(script), str(shared_tree), str(folder)]
+    with subprocess.Popen([*command, "50"]) as process:
+        table = folder / "trials.csv"
+        while not table.exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+    before = len(pd.read_csv(table))
+    workers = [subprocess.Popen([*command, str(before + 3)]) for _ in range(2)]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    states = pd.read_csv(table)["state"]
+    assert len(states) == before + 3 and set(states) == {"complete"}
+    assert len(tune.trials_table(tune.open_study(folder))) == before + 3
+
+
+def test_gain_is_measured_on_the_folds_and_seeds_asked_for(
+    cohort: Cohort, split: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(config: Config, cohort: Cohort, sides: np.ndarray, **options: Any) -> pd.Series:
+        patients = cohort.slices["patient"][sides == "validation"].unique()
+        return pd.Series(config.learning_rate + config.seed, index=patients)
+
+    monkeypatch.setattr(tune, "validation_dice", train)
+    found, start = replace(CONFIG, learning_rate=0.5), replace(CONFIG, learning_rate=0.25)
+    table = tune.gain_elsewhere(found, start, cohort, split, folds=[1, 2], seeds=[0, 1])
+    expected = split["patient"][split["fold"].isin([1, 2])]
+    assert sorted(table["patient"]) == sorted([*expected, *expected])
+    assert (table["found"] - table["start"] == 0.25).all()
+    assert (table["start"] == 0.25 + table["seed"]).all()
+
+
+def test_no_completed_trial() -> None:
+    with pytest.raises(ValueError, match="no completed trial"):
+        tune.best_config(pd.DataFrame({"state": ["pruned"], "dice": [0.5]}), Config())
+
+
+def test_command_searches_with_two_workers(
+    shared_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "search"
+    command = ["tune", "--data", str(shared_tree), "--run", str(run), "--trials", "2"]
+    knobs = ["--profile", "smoke", "--epochs", "1", "--precision", "32-true", "--workers", "2"]
+    assert cli.main([*command, *knobs]) == 0
+    assert "all 2 trials" in capsys.readouterr().out
+    assert Config.load(run / "best.json").epochs == 1
