@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from lggseg.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY
 
@@ -51,7 +52,10 @@ def time_to_dice() -> Figure:
         axes.annotate(f"{target:.2f}", (1, target), xycoords=("axes fraction", "data"), fontsize=9)
     axes.set(xscale="log", ylim=(0, 0.92), xlabel="seconds since the process started")
     axes.set(ylabel="mean Dice over validation patients", title=_machine(results))
-    axes.legend(loc="center left")
+    seconds = [10, 20, 50, 100, 200, 500]
+    axes.set_xticks(seconds, [str(second) for second in seconds])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
@@ -124,8 +128,8 @@ def cross_validation() -> Figure:
         label = f"{name} (n={len(rows)})"
         places = rows["truth_voxels"], rows["dice"]
         axes.scatter(*places, s=22, color=colour, marker=marker, label=label)
-    for _, row in table.nsmallest(5, "dice").iterrows():
-        place, apart = (row["truth_voxels"], row["dice"]), (5, -3)
+    for rank, (_, row) in enumerate(table.nsmallest(5, "dice").iterrows()):
+        place, apart = (row["truth_voxels"], row["dice"]), (5, -8 if rank < 3 else 2)
         name = row["patient"][5:12]
         axes.annotate(name, place, apart, textcoords="offset points", fontsize=8)
     axes.set(xscale="log", ylim=(-0.02, 1), xlabel="true tumour volume (voxels)")

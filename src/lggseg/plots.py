@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from pandas.io.formats.style import Styler
 
 from lggseg.data import CHANNELS, FLAIR, Cohort
@@ -274,6 +275,7 @@ def search_history(cohort: Cohort, trials: pd.DataFrame, importance: pd.Series) 
     best = complete["dice"].cummax()
     axes[0].step(complete["number"], best, where="post", color=RED, label="best so far")
     axes[0].set(xlabel="trial", ylabel="mean Dice over validation patients")
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].legend(loc="lower right")
     ordered = importance.sort_values()
     axes[1].barh(ordered.index, ordered, color=BLUE)
@@ -298,6 +300,7 @@ def search_slices(cohort: Cohort, trials: pd.DataFrame, knobs: Mapping[str, bool
         axis.set(xlabel=name, ylabel="" if place % columns else "Dice")
         if log:
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axis.tick_params(labelsize=8)
     return figure
 
@@ -409,7 +412,7 @@ def bland_altman(cohort: Cohort, table: pd.DataFrame) -> Figure:
         axes[0].axhline(value, color=RED, linestyle=style)
         place = (1.01, value)
         axes[0].annotate(f"{value:+.1f}", place, xycoords=("axes fraction", "data"), va="center")
-    axes[0].set(xlabel="mean of both (thousand voxels)", ylabel="prediction − truth")
+    axes[0].set(xlabel="mean of both (thousand voxels)", ylabel="difference (thousand voxels)")
     return figure
 
 
