@@ -372,8 +372,8 @@ def test_registries_refuse_unknown_names() -> None:
 def test_network_shapes(network: str, neighbours: bool, downsample: int) -> None:
     config = Config(network=network, width=12, neighbours=neighbours, downsample=downsample)
     network = models.build_network(config)
-    logits = network(torch.zeros(1, config.channels, config.size, config.size))
-    assert logits.shape == (1, 1, config.size, config.size)
+    logits = network(torch.zeros(2, config.channels, config.size, config.size))
+    assert logits.shape == (2, 1, config.size, config.size)
 
 
 def test_batch_loss_and_optimiser_never_wait_for_the_device(cohort: Cohort) -> None:
