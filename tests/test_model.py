@@ -28,6 +28,11 @@ def test_it_is_small() -> None:
     assert sum(path.stat().st_size for path in MODEL.iterdir()) < 32 * 2**20
 
 
+def test_it_names_no_folder_of_the_machine_that_made_it() -> None:
+    content = (MODEL / "model.onnx").read_bytes()
+    assert b"site-packages" not in content and b"src/lggseg" not in content
+
+
 def test_its_two_engines_agree(shared_tree: Path) -> None:
     cohort = load_cohort(shared_tree, progress=False)
     volume = cohort.image(cohort.patients.index[0])

@@ -307,6 +307,17 @@ def _export_onnx(network: torch.nn.Module, config: Config, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
+    _forget_source(path)
+
+
+def _forget_source(path: Path) -> None:
+    """Take the exporter's stack traces, which name this machine's folders, out of an ONNX file."""
+    import onnx
+
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+    onnx.save(model, path)
 
 
 def _versions() -> dict[str, str]:
