@@ -122,9 +122,7 @@ tune.tune(Config(), cohort, make_split(cohort), sys.argv[2], trials=int(sys.argv
 """
 
 
-def test_killed_search_resumes_to_the_exact_number(
-    shared_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_search_resumes_to_the_exact_number(shared_tree: Path, tmp_path: Path) -> None:
     script = tmp_path / "slow.py"
     script.write_text(SLOW)
     folder = tmp_path / "search"

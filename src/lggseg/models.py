@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,54 +15,34 @@ from torch.utils.flop_counter import FlopCounterMode
 from lggseg.config import Config
 
 
-def _on_quads(body: Callable[[int, int], nn.Module], config: Config) -> nn.Module:
+def _on_quads(body: Callable[..., nn.Module], config: Config, **options: Any) -> nn.Module:
     """A network at half the resolution: 2 × 2 pixels are channels, and so are their logits (Shi
     2016, equation 4).
 
     The layers at full resolution, which take most of the time and hold few of the weights, are
-    gone; the pixels are not. body: (channels in, channels out) → network. The head is one of its
-    own, since a body's last layer would be a bottleneck of as many channels as there are logits.
+    gone; the pixels are not. body: one of MONAI's networks, built with ``options``. The head is one
+    of its own, since a body's last layer would be a bottleneck of as many channels as logits.
     """
+    channels = {"in_channels": 4 * config.channels, "out_channels": config.width}
     head = nn.Conv2d(config.width, 4, kernel_size=1)
-    quads = body(4 * config.channels, config.width)
+    quads = body(spatial_dims=2, **channels, **options)
     return nn.Sequential(nn.PixelUnshuffle(2), quads, head, nn.PixelShuffle(2))
 
 
-def _widths(config: Config) -> list[int]:
-    return [config.width * 2**level for level in range(4)]
+def _levels(config: Config) -> dict[str, Any]:
+    channels = [config.width * 2**level for level in range(4)]
+    return {"channels": channels, "strides": [2, 2, 2], "dropout": config.dropout}
 
 
 def _unet(config: Config) -> nn.Module:
     """U-Net with residual units (Ronneberger 2015; Kerfoot 2018), as MONAI builds it."""
-    return _on_quads(
-        lambda channels, out: UNet(
-            spatial_dims=2,
-            in_channels=channels,
-            out_channels=out,
-            channels=_widths(config),
-            strides=[2, 2, 2],
-            num_res_units=2,
-            norm="batch",
-            act="relu",
-            dropout=config.dropout,
-        ),
-        config,
-    )
+    options = {"num_res_units": 2, "norm": "batch", "act": "relu"}
+    return _on_quads(UNet, config, **_levels(config), **options)
 
 
 def _attention_unet(config: Config) -> nn.Module:
     """Attention U-Net (Oktay 2018), as MONAI builds it."""
-    return _on_quads(
-        lambda channels, out: AttentionUnet(
-            spatial_dims=2,
-            in_channels=channels,
-            out_channels=out,
-            channels=_widths(config),
-            strides=[2, 2, 2],
-            dropout=config.dropout,
-        ),
-        config,
-    )
+    return _on_quads(AttentionUnet, config, **_levels(config))
 
 
 def _swin_unetr(config: Config) -> nn.Module:
@@ -69,18 +50,8 @@ def _swin_unetr(config: Config) -> nn.Module:
     builds it; ``config.width`` is a multiple of 12."""
     if config.width % 12:
         raise ValueError(f"width={config.width}: expected a multiple of 12 for swin_unetr")
-    return _on_quads(
-        lambda channels, out: SwinUNETR(
-            spatial_dims=2,
-            in_channels=channels,
-            out_channels=out,
-            feature_size=config.width,
-            window_size=8,
-            norm_name="batch",
-            drop_rate=config.dropout,
-        ),
-        config,
-    )
+    options = {"window_size": 8, "norm_name": "batch", "drop_rate": config.dropout}
+    return _on_quads(SwinUNETR, config, feature_size=config.width, **options)
 
 
 NETWORKS: dict[str, Callable[[Config], nn.Module]] = {
