@@ -141,6 +141,20 @@ def test_killed_search_resumes_to_the_exact_number(shared_tree: Path, tmp_path: 
     assert len(tune.trials_table(tune.open_study(folder))) == before + 3
 
 
+def test_trial_killed_before_its_first_heartbeat_is_replaced(
+    cohort: Cohort,
+    split: pd.DataFrame,
+    seen: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tune, "GRACE", 1)
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        tune.open_study(tmp_path).ask()
+    table = tune.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
+    assert table["number"].tolist() == [1, 2]
+
+
 def test_gain_is_measured_on_the_folds_and_seeds_asked_for(
     cohort: Cohort, split: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:

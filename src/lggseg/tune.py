@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -112,14 +113,14 @@ def tune(
     study.enqueue_trial(inside, skip_if_exists=True)
 
     def objective(trial: optuna.Trial) -> float:
+        _beat(trial)
         _stop_when_enough(trial, trials)
         return _score(trial, replace(config, **suggest(trial)), cohort, split, folds)
 
     keep = _keep_table(Path(folder))
     with _progress_bar(study, trials, progress) as update:
         while _count(study, FINISHED) < trials:
-            with _no_warnings():
-                optuna.storages.fail_stale_trials(study)
+            _fail_killed(study)
             if _count(study, (*FINISHED, TrialState.RUNNING)) < trials:
                 with suppress(EnoughTrials):
                     study.optimize(objective, 1, callbacks=[keep], catch=(NonFiniteLoss,))
@@ -166,6 +167,24 @@ def _score(
         run = replace(config, fold=fold)
         dice.append(validation_dice(run, cohort, sides, progress=False, each_epoch=watch))
     return float(np.concatenate(dice).mean())
+
+
+def _beat(trial: optuna.Trial) -> None:
+    """Give the trial its first heartbeat, and note that it has one."""
+    trial.study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+    trial.set_user_attr("beats", True)
+
+
+def _fail_killed(study: optuna.Study) -> None:
+    """Fail the trials whose process was killed, so that others take their place."""
+    with _no_warnings():
+        optuna.storages.fail_stale_trials(study)
+    # Optuna waits forever for a trial that was killed before its first heartbeat.
+    latest = datetime.now() - timedelta(seconds=GRACE)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        started = trial.datetime_start
+        if "beats" not in trial.user_attrs and started and started < latest:
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _stop_when_enough(trial: optuna.Trial, trials: int) -> None:
