@@ -315,7 +315,14 @@ def test_wandb_works_without_an_account(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     config = replace(CONFIG, epochs=1, tracker="wandb")
     run = train.train(config, cohort, split, tmp_path / "tracked", progress=False)
-    assert list(run.glob("wandb/offline-run-*/*.wandb"))
+    (files,) = run.glob("wandb/offline-run-*/files")
+    assert len(list(files.glob("media/images/*.png"))) == 3 * len(read_examples(run))
+    (table,) = files.glob("media/table/*.json")
+    logged = json.loads(table.read_text())
+    patients = pd.read_csv(run / "patients.csv")
+    assert [row[logged["columns"].index("patient")] for row in logged["data"]] == list(
+        patients["patient"]
+    )
 
 
 def test_predict_writes_masks_of_unseen_volumes(

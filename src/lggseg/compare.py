@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lggseg import models
 from lggseg.config import Config
-from lggseg.data import Cohort
+from lggseg.data import SIZE, Cohort
 from lggseg.paths import write_table
+from lggseg.predict import Prediction, Segmenter, evaluate
+from lggseg.splits import patients_of
 from lggseg.train import score_folds
 
 
@@ -51,6 +55,36 @@ def per_patient(table: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     return wide[list(table["model"].unique())]
 
 
+def out_of_fold(
+    folder: Path | str, cohort: Cohort, split: pd.DataFrame
+) -> Iterator[tuple[str, Prediction]]:
+    """Each patient of a cross-validation and what the model that had not seen it predicts."""
+    for model in _fold_models(folder):
+        segmenter = Segmenter.load(model)
+        for patient in patients_of(split, "validation", segmenter.config.fold):
+            yield patient, segmenter.predict(cohort.image(patient))
+
+
+def score_test(
+    names: Sequence[str], cohort: Cohort, split: pd.DataFrame, run: Path | str
+) -> pd.DataFrame:
+    """The test patients, scored by the ensemble of each model's folds: a row per name and patient.
+    Writes ``test.csv``. For the final table only: nothing may be chosen by it."""
+    tables = []
+    for name in names:
+        segmenter = Segmenter.ensemble(_fold_models(Path(run) / name))
+        patients = patients_of(split, "test", segmenter.config.fold)
+        scores = evaluate(segmenter, cohort, patients, progress=False)
+        tables.append(scores.assign(model=name))
+    table = pd.concat(tables, ignore_index=True)
+    write_table(table, Path(run) / "test.csv")
+    return table
+
+
+def _fold_models(folder: Path | str) -> list[Path]:
+    return [run / "model" for run in sorted(Path(folder).glob("fold-*"))]
+
+
 def training_seconds(folder: Path | str) -> float:
     """Mean seconds that a fold of a cross-validation trained and validated."""
     tables = [pd.read_csv(path) for path in sorted(Path(folder).glob("fold-*/metrics.csv"))]
@@ -65,16 +99,26 @@ def with_time_of(config: Config, folder: Path | str, reference: Path | str) -> C
 
 
 def costs(configs: Mapping[str, Config], run: Path | str) -> pd.DataFrame:
-    """What each model costs: parameters, multiply_adds a slice, epochs, training_seconds a fold,
-    and mib of its model.onnx."""
+    """What each model costs: parameters, multiply_adds a slice, activation_mib of a training step,
+    epochs, training_seconds a fold, model_mib of its ONNX file, and inference_ms a slice."""
     rows: dict[str, dict[str, Any]] = {}
     for name, config in configs.items():
-        folder = Path(run) / name
-        size = (folder / "fold-0" / "model" / "model.onnx").stat().st_size
+        model = _fold_models(Path(run) / name)[0]
         rows[name] = {
             **models.describe(config),
             "epochs": config.epochs,
-            "training_seconds": training_seconds(folder),
-            "mib": size / 2**20,
+            "training_seconds": training_seconds(Path(run) / name),
+            "model_mib": (model / "model.onnx").stat().st_size / 2**20,
+            "inference_ms": _inference_ms(Segmenter.load(model)),
         }
     return pd.DataFrame(rows).T
+
+
+def _inference_ms(segmenter: Segmenter, slices: int = 32, repeats: int = 3) -> float:
+    volume = np.random.default_rng(0).integers(0, 255, (slices, SIZE, SIZE, 3), dtype=np.uint8)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        segmenter.predict(volume)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * min(seconds) / slices

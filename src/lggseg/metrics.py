@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, special
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
@@ -112,17 +112,21 @@ def lesion_f1(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def slice_dice(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Mean Dice over the slices that contain true tumour; NaN when none does.
+    """Mean of :func:`slice_dices`; NaN when no slice contains tumour."""
+    values = slice_dices(truth, prediction)
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def slice_dices(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Dice of each slice that contains true tumour, float64.
 
     Only to compare with others: false positives on healthy slices do not count.
     """
     axes = (1, 2)
     slices = truth.any(axis=axes)
-    if not slices.any():
-        return float("nan")
     overlap = (truth & prediction).sum(axis=axes)[slices]
     total = truth.sum(axis=axes)[slices] + prediction.sum(axis=axes)[slices]
-    return float(np.mean(2 * overlap / total))
+    return 2 * overlap / total
 
 
 def expected_dice(probability: np.ndarray, prediction: np.ndarray) -> float:
@@ -135,10 +139,23 @@ def expected_dice(probability: np.ndarray, prediction: np.ndarray) -> float:
     return _ratio(2 * overlap, sizes + np.count_nonzero(prediction))
 
 
-def expected_calibration_error(probability: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
-    """Mean gap between predicted probability and observed frequency, over equal-width bins
-    weighted by their voxels (Guo et al. 2017, equation 3, for the tumour class)."""
+def reliability(probability: np.ndarray, truth: np.ndarray, bins: int = 15) -> np.ndarray:
+    """Voxels, the sum of their probabilities, and tumour voxels in each of equal-width bins of the
+    probability: float64 ``(bins, 3)``. Tables of several patients add up."""
     bin_of = np.minimum((probability.ravel() * bins).astype(np.intp), bins - 1)
-    probabilities = np.bincount(bin_of, weights=probability.ravel(), minlength=bins)
-    tumours = np.bincount(bin_of, weights=truth.ravel(), minlength=bins)
-    return float(np.abs(probabilities - tumours).sum() / truth.size)
+    weights = (None, probability.ravel(), truth.ravel())
+    return np.stack([np.bincount(bin_of, w, bins).astype(float) for w in weights], axis=1)
+
+
+def expected_calibration_error(table: np.ndarray) -> float:
+    """Mean gap between predicted probability and observed frequency, over the bins of
+    :func:`reliability` weighted by their voxels (Guo et al. 2017, equation 3, for the tumour
+    class)."""
+    voxels, probabilities, tumours = table.T
+    return float(np.abs(probabilities - tumours).sum() / voxels.sum())
+
+
+def entropy(probability: np.ndarray) -> np.ndarray:
+    """Entropy of each voxel's label in bits, from 0 (sure) to 1 (either): float32, same shape."""
+    nats = special.entr(probability) + special.entr(1 - probability)
+    return np.asarray(nats / np.log(2), dtype=np.float32)

@@ -23,7 +23,12 @@ from tqdm.auto import tqdm
 
 from lggseg.config import Config
 from lggseg.data import FLAIR, SIZE, Cohort, DataError, read_volume
-from lggseg.metrics import expected_calibration_error, expected_dice, patient_metrics
+from lggseg.metrics import (
+    expected_calibration_error,
+    expected_dice,
+    patient_metrics,
+    reliability,
+)
 from lggseg.paths import (
     find_tree,
     is_patient,
@@ -79,6 +84,20 @@ class Segmenter:
         config = Config(**card["config"])
         open_engine = {"onnx": onnx_engine, "torch": torch_engine}[engine]
         return cls(config, card, open_engine(folder, config))
+
+    @classmethod
+    def ensemble(cls, folders: Sequence[Path | str], engine: str = "onnx") -> Segmenter:
+        """The mean probability of several models that take the same channels, such as those of all
+        folds; threshold and the rest are the first's. Raises ``ValueError`` for other channels."""
+        members = [cls.load(folder, engine) for folder in folders]
+        channels = [member.config.channels for member in members]
+        if len(set(channels)) != 1:
+            raise ValueError(f"found models of {channels} channels, expected the same for all")
+
+        def run(*inputs: np.ndarray) -> np.ndarray:
+            return cast(np.ndarray, sum(member.run(*inputs) for member in members) / len(members))
+
+        return cls(members[0].config, members[0].card, run)
 
     def predict(self, volume: np.ndarray, batch_size: int = 16) -> Prediction:
         """Segment a volume: uint8 ``(slices, 256, 256, 3)``, pre-contrast, FLAIR, post-contrast.
@@ -176,7 +195,8 @@ def evaluate(
     for patient in tqdm(patients, desc="evaluate", unit="patient", disable=not progress):
         prediction, truth = segmenter.predict(cohort.image(patient)), cohort.mask(patient)
         metrics = patient_metrics(truth, prediction.mask)
-        metrics["calibration_error"] = expected_calibration_error(prediction.probability, truth)
+        bins = reliability(prediction.probability, truth)
+        metrics["calibration_error"] = expected_calibration_error(bins)
         metrics["expected_dice"] = prediction.expected_dice
         institution = cohort.patients.loc[patient, "institution"]
         rows.append({"patient": patient, "institution": institution, **metrics})

@@ -11,20 +11,25 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from lggseg import tracking
 from lggseg.paths import DataError, runs_root, write_json
 from lggseg.predict import FILES, Segmenter
 
 LATEST = "latest"
 
 
-def register(model: Path | str, name: str, *, aliases: Sequence[str] = ()) -> str:
+def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: str = "here") -> str:
     """Keep a copy of a model folder as the next version of ``name``; returns the version, ``v3``.
 
-    ``latest`` and the given aliases mean it from then on. Raises ``DataError`` unless the folder
-    holds a model that loads, ``ValueError`` for a name that is no name of a folder.
+    ``latest`` and the given aliases mean it from then on. ``to="wandb"`` logs it as an artifact of
+    Weights & Biases instead, which numbers the versions itself, and returns the artifact's name.
+    Raises ``DataError`` unless the folder holds a model that loads, ``ValueError`` for a name that
+    is no name of a folder.
     """
     folder = _folder(name)
     Segmenter.load(model)
+    if to == "wandb":
+        return tracking.register(Path(model), name, aliases)
     version = f"v{max(_versions(folder), default=0) + 1}"
     beside = folder / f".{version}"
     shutil.rmtree(beside, ignore_errors=True)

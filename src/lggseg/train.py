@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import sys
 import time
 import warnings
@@ -24,9 +23,9 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     TQDMProgressBar,
 )
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from lggseg import tracking
 from lggseg.config import Config
 from lggseg.data import Cohort, DataError
 from lggseg.datamodule import CohortDataModule
@@ -74,13 +73,15 @@ def train(
     pl.seed_everything(config.seed, verbose=False)
     module = SegmentationModule(config)
     datamodule = CohortDataModule(cohort, fold_sides(cohort, split, config.fold), config)
-    logger = _tracker(config, run)
+    logger = tracking.tracker(config, run)
     try:
         trainer = _trainer(
             config, _callbacks(config, run), progress, logger=logger or False, default_root_dir=run
         )
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         _finish(run, config, cohort, split, progress)
+        if logger:
+            tracking.log_results(logger.experiment, run, cohort)
     finally:
         if logger:
             logger.experiment.finish()
@@ -221,20 +222,6 @@ def _seconds_per_step(config: Config, half: bool, steps: int = 3) -> float:
         logits.float().square().mean().backward()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-
-
-def _tracker(config: Config, run: Path) -> WandbLogger | None:
-    """Weights & Biases when asked for: online with a key in the environment, else offline."""
-    if config.tracker != "wandb":
-        return None
-    offline = not os.environ.get("WANDB_API_KEY")
-    try:
-        logger = WandbLogger(project="lggseg", name=run.name, save_dir=run, offline=offline)
-    except ModuleNotFoundError as error:
-        message = "--tracker wandb needs Weights & Biases: pip install wandb, or use --tracker csv"
-        raise RuntimeError(message) from error
-    logger.experiment.config.update(asdict(config))
-    return logger
 
 
 class AveragedWeights(EMAWeightAveraging):

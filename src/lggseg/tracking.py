@@ -1,0 +1,105 @@
+"""Weights & Biases, where asked for: online with a key in the environment, else offline."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lggseg.config import Config
+from lggseg.data import FLAIR, Cohort
+from lggseg.paths import runs_root
+from lggseg.predict import Segmenter
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import WandbLogger
+
+PROJECT = "lggseg"
+_LABELS = {1: "tumour"}
+
+
+def tracker(config: Config, run: Path) -> WandbLogger | None:
+    """The logger of a run, with its config, or ``None`` where W&B is not asked for.
+
+    Raises ``RuntimeError`` when the package is missing.
+    """
+    if config.tracker != "wandb":
+        return None
+    from pytorch_lightning.loggers import WandbLogger
+
+    _wandb()
+    logger = WandbLogger(project=PROJECT, name=run.name, save_dir=run, offline=_offline())
+    logger.experiment.config.update(asdict(config))
+    return logger
+
+
+def log_results(experiment: Any, run: Path, cohort: Cohort) -> None:
+    """Log a finished run folder: the table of its validation patients, overlays of the worst, the
+    median and the best, and the model folder as an artifact with the alias ``fold-0``."""
+    table = pd.read_csv(run / "patients.csv")
+    model = run / "model"
+    if len(table):
+        segmenter = Segmenter.load(model)
+        overlays = [_overlay(cohort, segmenter, row) for row in _examples(table)]
+        experiment.log({"patients": _wandb().Table(dataframe=table), "overlays": overlays})
+    log_model(experiment, model, PROJECT, [f"fold-{Config.load(run / 'config.json').fold}"])
+
+
+def log_model(experiment: Any, model: Path, name: str, aliases: Sequence[str]) -> None:
+    """Log a model folder as an artifact of type ``model``, its card as metadata."""
+    card = json.loads((model / "config.json").read_text())
+    artifact = _wandb().Artifact(name, type="model", metadata=card)
+    artifact.add_dir(str(model))
+    experiment.log_artifact(artifact, aliases=["latest", *aliases])
+
+
+def register(model: Path, name: str, aliases: Sequence[str]) -> str:
+    """Log a model folder in a run of its own; returns the name to ask W&B for."""
+    wandb = _wandb()
+    mode = "offline" if _offline() else "online"
+    options = {"project": PROJECT, "job_type": "register", "dir": str(runs_root()), "mode": mode}
+    runs_root().mkdir(parents=True, exist_ok=True)
+    with wandb.init(**options) as experiment:
+        log_model(experiment, model, name, aliases)
+    return f"{PROJECT}/{name}:latest"
+
+
+def _examples(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of the worst, the median and the best patient by Dice."""
+    rows = table.sort_values("dice").to_dict("records")
+    places = dict.fromkeys([0, (len(rows) - 1) // 2, len(rows) - 1])
+    return [{str(key): value for key, value in rows[place].items()} for place in places]
+
+
+def _overlay(cohort: Cohort, segmenter: Segmenter, row: dict[str, Any]) -> Any:
+    """FLAIR of the slice with most tumour, with the predicted and the true mask."""
+    patient = row["patient"]
+    volume, truth = cohort.image(patient), cohort.mask(patient)
+    mask = segmenter.predict(volume).mask
+    place = int((truth | mask).sum(axis=(1, 2)).argmax())
+    layers = {"prediction": mask[place], "truth": truth[place]}
+    masks = {
+        name: {"mask_data": layer.astype(np.uint8), "class_labels": _LABELS}
+        for name, layer in layers.items()
+    }
+    caption = f"{patient}, slice {place + 1}, Dice {row['dice']:.3f}"
+    return _wandb().Image(volume[place, ..., FLAIR], masks=masks, caption=caption)
+
+
+def _offline() -> bool:
+    return not os.environ.get("WANDB_API_KEY")
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        message = "Weights & Biases is not installed: pip install wandb, or use --tracker csv"
+        raise RuntimeError(message) from error
+    return wandb
