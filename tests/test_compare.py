@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_train import CONFIG
@@ -11,6 +14,7 @@ from lggseg import compare
 from lggseg.config import NETWORK_KNOBS, for_network
 from lggseg.data import Cohort, load_cohort
 from lggseg.models import NETWORKS, build_network, describe
+from lggseg.predict import Segmenter
 from lggseg.splits import make_split
 
 
@@ -62,7 +66,9 @@ def test_comparison_goes_on_where_it_was(
 def test_costs_and_equal_time(compared: Path) -> None:
     costs = compare.costs(CONFIGS, compared)
     assert costs.loc["wide", "parameters"] > costs.loc["unet", "parameters"]
-    assert (costs[["multiply_adds", "training_seconds", "mib"]] > 0).all(axis=None)
+    assert (costs[["multiply_adds", "training_seconds", "model_mib", "inference_ms"]] > 0).all(
+        axis=None
+    )
     metrics = compared / "wide" / "fold-0" / "metrics.csv"
     for path in compared.glob("*/fold-*/metrics.csv"):
         table = pd.read_csv(path)
@@ -94,3 +100,38 @@ def test_each_network_has_defaults_that_build(name: str) -> None:
 def test_multiply_adds_grow_with_the_pixels() -> None:
     small, large = (describe(replace(CONFIG, width=4, downsample=d)) for d in (4, 2))
     assert large["multiply_adds"] == 4 * small["multiply_adds"]
+    assert large["activation_mib"] == pytest.approx(4 * small["activation_mib"], rel=0.05)
+
+
+def test_out_of_fold_predictions_are_those_that_were_scored(
+    compared: Path, cohort: Cohort, split: pd.DataFrame
+) -> None:
+    table = pd.read_csv(compared / "unet" / "patients.csv").set_index("patient")
+    found = dict(compare.out_of_fold(compared / "unet", cohort, split))
+    assert sorted(found) == sorted(table.index)
+    for patient, prediction in found.items():
+        assert int(prediction.mask.sum()) == table.loc[patient, "predicted_voxels"]
+
+
+def test_only_the_final_table_scores_test_patients_by_the_mean_of_the_folds(
+    compared: Path, cohort: Cohort, split: pd.DataFrame
+) -> None:
+    table = compare.score_test(list(CONFIGS), cohort, split, compared)
+    test = sorted(split["patient"][split["role"] == "test"])
+    assert sorted(table["patient"]) == sorted(test * 2)
+    folders = sorted((compared / "unet").glob("fold-*/model"))
+    volume = cohort.image(test[0])
+    each = [Segmenter.load(folder).predict(volume).probability for folder in folders]
+    mean = Segmenter.ensemble(folders).predict(volume).probability
+    assert len(each) == 2 and mean == pytest.approx(np.mean(each, axis=0), abs=1e-6)
+
+
+def test_ensembles_need_the_same_channels(
+    compared: Path, cohort: Cohort, split: pd.DataFrame, tmp_path: Path
+) -> None:
+    card = json.loads((compared / "unet" / "fold-0" / "model" / "config.json").read_text())
+    card["config"]["neighbours"] = not card["config"]["neighbours"]
+    shutil.copytree(compared / "unet" / "fold-0" / "model", tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r"found models of \[5, 3\] channels"):
+        Segmenter.ensemble([compared / "unet" / "fold-0" / "model", tmp_path / "model"])

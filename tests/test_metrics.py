@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.metrics import compute_hausdorff_distance
-from scipy import ndimage
+from scipy import ndimage, stats
 from scipy.spatial.distance import cdist
 
 from lggseg import metrics
@@ -107,9 +107,35 @@ def test_calibration() -> None:
     rng = np.random.default_rng(0)
     probability = rng.random(200_000).astype(np.float32)
     truth = rng.random(200_000) < probability
-    assert metrics.expected_calibration_error(probability, truth) < 0.01
-    wrong = metrics.expected_calibration_error(np.ones(10, np.float32), np.zeros(10, bool))
-    assert wrong == pytest.approx(1.0)
+    assert metrics.expected_calibration_error(metrics.reliability(probability, truth)) < 0.01
+    wrong = metrics.reliability(np.ones(10, np.float32), np.zeros(10, bool))
+    assert metrics.expected_calibration_error(wrong) == pytest.approx(1.0)
+
+
+def test_reliability_of_two_parts_adds_up_to_that_of_the_whole() -> None:
+    probability = np.array([0.0, 0.1, 0.6, 0.9, 1.0])
+    truth = np.array([False, False, True, False, True])
+    table = metrics.reliability(probability, truth, bins=2)
+    assert table == pytest.approx(np.array([[2, 0.1, 0], [3, 2.5, 2]]))
+    parts = [metrics.reliability(probability[p], truth[p], bins=2) for p in np.split(range(5), [2])]
+    assert sum(parts) == pytest.approx(table)
+    # |0.1 - 0| + |2.5 - 2| over five voxels
+    assert metrics.expected_calibration_error(table) == pytest.approx(0.12)
+
+
+def test_entropy_is_that_of_scipy_in_bits() -> None:
+    probability = np.array([[0.0, 0.5], [0.9, 1.0]], np.float32)
+    expected = stats.entropy(np.stack([probability, 1 - probability]), base=2)
+    assert metrics.entropy(probability) == pytest.approx(expected, abs=1e-6)
+    assert metrics.entropy(probability).dtype == np.float32
+
+
+def test_slice_dices_leave_healthy_slices_out() -> None:
+    truth = np.zeros((3, 2, 2), bool)
+    truth[0], truth[1, 0] = True, True
+    prediction = np.zeros_like(truth)
+    prediction[0, 0], prediction[2] = True, True
+    assert metrics.slice_dices(truth, prediction) == pytest.approx([2 / 3, 0])
 
 
 def test_masks_must_be_alike() -> None:

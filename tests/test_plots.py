@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from lggseg import explore, plots
 from lggseg.data import CHANNELS, Cohort, load_cohort
+from lggseg.metrics import entropy
 from lggseg.results import runs_of, save_results
 from lggseg.splits import make_split
 from lggseg.stats import rank_shares
@@ -67,11 +68,16 @@ def comparison_figures(cohort: Cohort) -> list[Figure]:
     dice = pd.DataFrame(np.random.default_rng(0).uniform(0.5, 1, (9, 2)), columns=["one", "two"])
     volumes = {"truth_voxels": [900, 4000, 20000], "predicted_voxels": [1200, 3800, 24000]}
     table = pd.DataFrame({**volumes, "dice": [0.5, 0.9, 0.8], "expected_dice": [0.6, 0.9, 0.9]})
+    patient = cohort.patients.index[0]
+    probability = cohort.mask(patient) * np.float32(0.7)
     return [
         plots.leaderboard(cohort, dice, {"human readers": 0.84}),
         plots.rank_stability(cohort, rank_shares(dice)),
         plots.bland_altman(cohort, table),
         plots.expected_against_true(cohort, table),
+        plots.disagreement(cohort, dice),
+        plots.reliability(cohort, {"one": np.array([[9, 1, 2], [0, 0, 0], [4, 3.5, 3]])}),
+        plots.uncertainty(cohort, patient, cohort.mask(patient), entropy(probability)),
     ]
 
 

@@ -27,6 +27,19 @@ def test_a_registered_model_is_read_back_by_name_version_and_alias() -> None:
     assert Segmenter.load(registry.resolve("unet")).card == Segmenter.load(MODEL).card
 
 
+def test_a_model_is_registered_with_wandb_without_an_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    name = registry.register(MODEL, "unet", aliases=["production"], to="wandb")
+    assert name == "lggseg/unet:latest"
+    (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"production" in log.read_bytes()
+    with pytest.raises(DataError, match="a registered model"):
+        registry.resolve("unet")
+
+
 def test_unknown_versions_say_what_there_is() -> None:
     with pytest.raises(DataError, match="no 'latest'; expected a registered model"):
         registry.resolve("unet")

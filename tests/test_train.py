@@ -316,13 +316,13 @@ def test_wandb_works_without_an_account(
     config = replace(CONFIG, epochs=1, tracker="wandb")
     run = train.train(config, cohort, split, tmp_path / "tracked", progress=False)
     (files,) = run.glob("wandb/offline-run-*/files")
-    assert len(list(files.glob("media/images/*.png"))) == 3 * len(read_examples(run))
+    patients = pd.read_csv(run / "patients.csv")["patient"].tolist()
     (table,) = files.glob("media/table/*.json")
     logged = json.loads(table.read_text())
-    patients = pd.read_csv(run / "patients.csv")
-    assert [row[logged["columns"].index("patient")] for row in logged["data"]] == list(
-        patients["patient"]
-    )
+    assert [row[logged["columns"].index("patient")] for row in logged["data"]] == patients
+    overlays = list(files.glob("media/images/*.png"))
+    assert len(overlays) == min(3, len(patients))
+    assert len(list(files.glob("media/images/mask/*.png"))) == 2 * len(overlays)
 
 
 def test_predict_writes_masks_of_unseen_volumes(

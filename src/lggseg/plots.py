@@ -425,3 +425,50 @@ def expected_against_true(cohort: Cohort, table: pd.DataFrame) -> Figure:
     axes[0].set(xlabel="Dice that the model expects", ylabel="true Dice")
     axes[0].set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     return figure
+
+
+def disagreement(cohort: Cohort, dice: pd.DataFrame, patients: int = 12) -> Figure:
+    """Dice of the patients on whom the models differ most, a colour and a marker per model."""
+    spread = dice.max(axis=1) - dice.min(axis=1)
+    rows = dice.loc[spread.nlargest(patients).index[::-1]]
+    figure, axes = _figure(cohort, "Where the models disagree", (8, 0.28 * len(rows) + 1.4))
+    axes[0].hlines(range(len(rows)), rows.min(axis=1), rows.max(axis=1), color=GREY, linewidth=0.8)
+    looks = zip(rows, (BLUE, ORANGE, GREEN, RED, SKY), "osD^v", strict=False)
+    for name, colour, marker in looks:
+        axes[0].scatter(rows[name], range(len(rows)), color=colour, marker=marker, label=name)
+    axes[0].set_yticks(range(len(rows)), rows.index.tolist())
+    axes[0].set(xlabel="Dice over the whole volume", xlim=(-0.02, 1.02))
+    axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def reliability(cohort: Cohort, tables: Mapping[str, np.ndarray]) -> Figure:
+    """Observed tumour frequency against predicted probability, of the tables of
+    :func:`lggseg.metrics.reliability`, and how many voxels have which probability."""
+    figure, axes = _figure(cohort, "Are the probabilities right?", (9, 4), 1, 2)
+    axes[0].plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
+    for (name, table), colour, marker in zip(
+        tables.items(), (BLUE, ORANGE, GREEN, RED, SKY), "osD^v", strict=False
+    ):
+        voxels, probabilities, tumours = table[table[:, 0] > 0].T
+        mean = probabilities / voxels
+        axes[0].plot(mean, tumours / voxels, color=colour, marker=marker, markersize=4, label=name)
+        axes[1].plot(mean, voxels, color=colour, marker=marker, markersize=4)
+    axes[0].set(xlabel="predicted probability", ylabel="share of tumour", aspect="equal")
+    axes[1].set(xlabel="predicted probability", ylabel="voxels", yscale="log")
+    axes[0].legend(loc="upper left")
+    return figure
+
+
+def uncertainty(cohort: Cohort, patient: str, mask: np.ndarray, entropy: np.ndarray) -> Figure:
+    """The slice with most predicted tumour: FLAIR with both outlines, and the entropy in bits."""
+    place = int(mask.sum(axis=(1, 2)).argmax())
+    figure, axes = _figure(cohort, f"{patient}: where the model is unsure", (8, 4), 1, 2)
+    flair = cohort.image(patient)[place, ..., FLAIR]
+    _picture(axes[0], flair, "FLAIR: truth (blue), prediction (dashed)")
+    _outline(axes[0], cohort.mask(patient)[place], SKY)
+    _outline(axes[0], mask[place], RED, "dashed")
+    _picture(axes[1], flair, "entropy of the label")
+    shown = axes[1].imshow(entropy[place], cmap="magma", vmin=0, vmax=1, alpha=0.8)
+    figure.colorbar(shown, ax=axes[1], label="bits", shrink=0.8)
+    return figure

@@ -31,10 +31,7 @@ def tracker(config: Config, run: Path) -> WandbLogger | None:
     """
     if config.tracker != "wandb":
         return None
-    from pytorch_lightning.loggers import WandbLogger
-
-    _wandb()
-    logger = WandbLogger(project=PROJECT, name=run.name, save_dir=run, offline=_offline())
+    logger = _logger(run, name=run.name)
     logger.experiment.config.update(asdict(config))
     return logger
 
@@ -61,11 +58,8 @@ def log_model(experiment: Any, model: Path, name: str, aliases: Sequence[str]) -
 
 def register(model: Path, name: str, aliases: Sequence[str]) -> str:
     """Log a model folder in a run of its own; returns the name to ask W&B for."""
-    wandb = _wandb()
-    mode = "offline" if _offline() else "online"
-    options = {"project": PROJECT, "job_type": "register", "dir": str(runs_root()), "mode": mode}
     runs_root().mkdir(parents=True, exist_ok=True)
-    with wandb.init(**options) as experiment:
+    with _logger(runs_root(), job_type="register").experiment as experiment:
         log_model(experiment, model, name, aliases)
     return f"{PROJECT}/{name}:latest"
 
@@ -92,8 +86,12 @@ def _overlay(cohort: Cohort, segmenter: Segmenter, row: dict[str, Any]) -> Any:
     return _wandb().Image(volume[place, ..., FLAIR], masks=masks, caption=caption)
 
 
-def _offline() -> bool:
-    return not os.environ.get("WANDB_API_KEY")
+def _logger(folder: Path, **options: str) -> WandbLogger:
+    _wandb()
+    from pytorch_lightning.loggers import WandbLogger
+
+    mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    return WandbLogger(project=PROJECT, save_dir=folder, mode=mode, **options)  # type: ignore[arg-type]
 
 
 def _wandb() -> Any:
