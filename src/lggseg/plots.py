@@ -472,3 +472,22 @@ def uncertainty(cohort: Cohort, patient: str, mask: np.ndarray, entropy: np.ndar
     shown = axes[1].imshow(entropy[place], cmap="magma", vmin=0, vmax=1, alpha=0.8)
     figure.colorbar(shown, ax=axes[1], label="bits", shrink=0.8)
     return figure
+
+
+def latency(cohort: Cohort, table: pd.DataFrame) -> Figure:
+    """Milliseconds of requests over the slices of their volumes, a dot per request."""
+    figure, axes = _figure(cohort, "From request to answer", (6, 3.6))
+    axes[0].scatter(table["slices"], table["milliseconds"], s=18, color=BLUE, alpha=0.6)
+    axes[0].set(xlabel="slices of the volume", ylabel="milliseconds")
+    axes[0].set(xlim=(0, None), ylim=(0, None))
+    return figure
+
+
+def disk(cohort: Cohort, mib: pd.Series) -> Figure:
+    """MiB that each of several places takes."""
+    figure, axes = _figure(cohort, "What is left on this machine", (7, 0.5 * len(mib) + 1.2))
+    bars = axes[0].barh(mib.index.tolist(), mib, color=BLUE)
+    axes[0].bar_label(bars, fmt="%.0f", padding=3)
+    axes[0].invert_yaxis()
+    axes[0].set(xlabel="MiB")
+    return figure

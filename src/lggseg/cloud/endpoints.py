@@ -1,0 +1,116 @@
+"""``deploy(model)`` → :class:`Endpoint`: the same server, started where it is wanted."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+import numpy as np
+
+from lggseg.client import Send, http_sender, segment
+from lggseg.predict import Prediction, Segmenter
+
+START_SECONDS, STOP_SECONDS = 60, 30
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model that answers. As a context manager it is deleted at the end.
+
+    url: of ``/invocations``; send: the transport to it (see :mod:`lggseg.client`); delete: stops
+    it, and may be called twice.
+    """
+
+    url: str
+    send: Send
+    delete: Callable[[], None]
+
+    def predict(self, volume: np.ndarray) -> Prediction:
+        """The mask and probability of a volume, uint8 ``(slices, 256, 256, 3)``: the same as
+        ``Segmenter.predict`` gives, sent in parts where it is large."""
+        return segment(volume, self.send)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.delete()
+
+
+def deploy(model: Path | str, *, port: int = 0) -> Endpoint:
+    """Serve a model folder on this machine, by a child process that ends with this one at the
+    latest, on a port of the loopback interface (0: any free one).
+
+    Raises ``DataError`` for a folder without a model, ``RuntimeError`` with the next step where
+    the port is taken or the server does not start.
+    """
+    Segmenter.load(model)
+    port = _free_port(port)
+    command = [sys.executable, "-m", "lggseg.cli", "serve", str(model), "--port", str(port)]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=log, preexec_fn=_end_with_parent
+        )
+        atexit.register(_stop, process)
+        try:
+            _wait_until_ready(process, f"http://127.0.0.1:{port}/ping", log)
+        except BaseException:
+            _stop(process)
+            raise
+    url = f"http://127.0.0.1:{port}/invocations"
+    return Endpoint(url, http_sender(url), lambda: _stop(process))
+
+
+def _free_port(port: int) -> int:
+    with closing(socket.socket()) as probe:
+        # A port whose last server has just ended counts as free, as uvicorn sees it.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            message = f"port {port}: found it taken ({error.strerror}); choose another, or 0."
+            raise RuntimeError(message) from error
+        return int(probe.getsockname()[1])
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent ends, even by SIGKILL (prctl, PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: IO[bytes]) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            log.seek(0)
+            said = log.read().decode(errors="replace")[-2000:]
+            raise RuntimeError(f"the server ended before it was ready. It said:\n{said}")
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError(f"the server was not ready after {START_SECONDS} s; is the machine busy?")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM lets it finish what it has begun."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
