@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import tifffile
 from tqdm.auto import tqdm
 
 from lggseg.config import Config
+from lggseg.formats import mask_tiff
 from lggseg.metrics import expected_calibration_error, expected_dice, patient_metrics
 from lggseg.paths import (
     DataError,
@@ -168,11 +168,8 @@ def _describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any
 
 
 def _write_mask(mask: np.ndarray, path: Path) -> None:
-    pages = mask.astype(np.uint8) * 255
-    replace_file(
-        path,
-        lambda part: tifffile.imwrite(part, pages, photometric="minisblack", compression="zlib"),
-    )
+    content = mask_tiff(mask)
+    replace_file(path, lambda part: part.write_bytes(content))
 
 
 def evaluate(
