@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 from lggseg.data import Cohort, load_cohort
 from lggseg.metrics import dice_from_counts
 from lggseg.paths import write_json
-from lggseg.predict import Segmenter, drop_small_parts, torch_engine
+from lggseg.predict import Segmenter, torch_engine
 from lggseg.splits import folds_of, patients_of, read_split
+from lggseg.volume import drop_small_parts
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)

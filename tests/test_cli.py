@@ -68,6 +68,21 @@ def test_predict(model: Path, shared_tree: Path, tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 8
 
 
+def test_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr("lggseg.serve.serve", lambda *arguments: calls.append(arguments))
+    assert cli.main(["serve", "model"]) == 0
+    assert cli.main(["serve", "model", "--host", "0.0.0.0", "--port", "80"]) == 0
+    assert calls == [(Path("model"), "127.0.0.1", 8080), (Path("model"), "0.0.0.0", 80)]
+
+
+def test_serve_without_a_model_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", str(tmp_path)]) == 1
+    assert "model.onnx: found no such file" in capsys.readouterr().err
+
+
 def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", str(tmp_path), str(tmp_path), str(tmp_path)]) == 1
     error = capsys.readouterr().err

@@ -20,7 +20,7 @@ from lggseg.config import Config, profile
 from lggseg.data import Cohort, DataError, load_cohort
 from lggseg.datamodule import Batch, DeviceCohort, TrainingRows
 from lggseg.metrics import patient_metrics
-from lggseg.predict import FILES, Segmenter, drop_small_parts, evaluate, predict_folder
+from lggseg.predict import FILES, Segmenter, evaluate, predict_folder
 from lggseg.splits import LeakageError, fold_sides, make_split, patients_of
 
 CONFIG = replace(profile("smoke"), epochs=3, batch_size=4, precision="32-true", width=4)
@@ -90,7 +90,7 @@ def test_serving_normalises_as_training_does(run: Path, cohort: Cohort) -> None:
     segmenter = Segmenter(
         config, {}, lambda *parts: graph(*map(torch.from_numpy, parts)).detach().numpy()
     )
-    segmenter.predict(cohort.image(patient), batch_size=100)
+    segmenter.predict(cohort.image(patient))
     torch.testing.assert_close(seen[0], on_device.batch(rows, training=False).image)
 
 
@@ -221,18 +221,6 @@ def test_without_a_fold_all_but_the_test_patients_train(split: pd.DataFrame) -> 
     assert patients_of(split, "validation", -1) == []
     everyone = patients_of(split, "train", -1) + patients_of(split, "test", -1)
     assert sorted(everyone) == sorted(split["patient"])
-
-
-def test_small_parts_are_dropped() -> None:
-    mask = np.zeros((4, 20, 20), dtype=bool)
-    mask[1:3, 2:12, 2:12] = True  # 200 voxels
-    mask[0, 15, 15:19] = True  # 4, apart
-    mask[3, 12, 12] = True  # touches the large part by a corner
-    kept = drop_small_parts(mask, 0.1)
-    assert kept[3, 12, 12] and kept[1:3].sum() == 200 and not kept[0].any()
-    assert np.array_equal(drop_small_parts(mask, 0.0), mask)
-    empty = np.zeros_like(mask)
-    assert np.array_equal(drop_small_parts(empty, 0.1), empty)
 
 
 def test_a_non_finite_loss_names_the_patients(

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lggseg import transforms
+from lggseg.volume import channel_statistics
 
 
 def head(air: int = 0, tissue: int = 100) -> np.ndarray:
@@ -13,36 +14,12 @@ def head(air: int = 0, tissue: int = 100) -> np.ndarray:
     return volume
 
 
-@pytest.mark.parametrize("air", [0, 3, 100])
-def test_statistics_find_air_and_tissue(air: int) -> None:
-    statistics = transforms.channel_statistics(head(air, 180))
-    assert statistics.dtype == np.float32
-    assert statistics == pytest.approx(np.array([[air] * 3, [180 - air] * 3]))
-
-
-def test_statistics_of_a_constant_channel() -> None:
-    volume = head()
-    volume[..., 2] = 7
-    statistics = transforms.channel_statistics(volume)
-    assert statistics[:, 2].tolist() == [7, 1]
-
-
 def test_normalised_air_is_0_and_tissue_1() -> None:
     volume = head(20, 220)
-    air, contrast = torch.from_numpy(transforms.channel_statistics(volume)).unbind()
+    air, contrast = torch.from_numpy(channel_statistics(volume)).unbind()
     image = torch.from_numpy(volume).permute(0, 3, 1, 2)
     image = transforms.normalise(image.float(), air[None], contrast[None])
     assert sorted(image.unique().tolist()) == pytest.approx([0, 1])
-
-
-def test_neighbours_stay_inside_the_volume() -> None:
-    volume = np.zeros((3, 8, 8, 3), dtype=np.uint8)
-    volume[..., 1] = np.arange(3)[:, None, None] + 1
-    stacked = transforms.stack_channels(volume, neighbours=True)
-    assert stacked.shape == (3, 5, 8, 8)
-    assert stacked[:, 3, 0, 0].tolist() == [1, 1, 2]
-    assert stacked[:, 4, 0, 0].tolist() == [2, 3, 3]
-    assert np.array_equal(stacked[:, :3], np.moveaxis(volume, -1, 1))
 
 
 def test_shrink_averages_and_enlarge_undoes_it_for_smooth_images() -> None:

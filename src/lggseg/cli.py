@@ -141,6 +141,12 @@ def _predict(options: argparse.Namespace) -> None:
     print(f"{len(table)} masks and predictions.csv in {options.out}")
 
 
+def _serve(options: argparse.Namespace) -> None:
+    from lggseg.serve import serve
+
+    serve(options.model, options.host, options.port)
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from lggseg.data import load_cohort
     from lggseg.predict import Segmenter, amend_card, evaluate
@@ -235,6 +241,12 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("out", type=Path, help="folder for <patient>_mask.tif, predictions.csv")
     command.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
     command.set_defaults(call=_predict)
+
+    command = commands.add_parser("serve", help="answer over HTTP: /ping, /invocations")
+    command.add_argument("model", type=Path, help="model folder")
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
+    command.add_argument("--port", type=int, default=8080)
+    command.set_defaults(call=_serve)
 
     command = commands.add_parser("evaluate", help="compare a model with the patients' masks")
     command.add_argument("model", type=Path, help="model folder")

@@ -23,12 +23,8 @@ import tifffile
 from tqdm.auto import tqdm
 
 from lggseg.paths import PATIENT, DataError, cache_root, find_tree, patient_folders, slice_number
+from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
-CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
-FLAIR = 1
-SIZE = 256
-# The brightest grey level of a slice that shows nothing but noise.
-BLANK = 15
 _CACHE_VERSION = 2
 
 __all__ = ["CHANNELS", "FLAIR", "SIZE", "Cohort", "DataError", "load_cohort", "read_volume"]

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from lggseg import transforms
 from lggseg.config import Config
 from lggseg.data import Cohort
+from lggseg.volume import channel_statistics
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,7 @@ class DeviceCohort:
         bounds = [cohort.rows(patient) for patient in cohort.patients.index]
         self.first = torch.tensor([rows.start for rows in bounds], device=device)
         self.last = torch.tensor([rows.stop - 1 for rows in bounds], device=device)
-        statistics = np.stack(
-            [transforms.channel_statistics(cohort.images[rows]) for rows in bounds]
-        )
+        statistics = np.stack([channel_statistics(cohort.images[rows]) for rows in bounds])
         self.air, self.contrast = torch.as_tensor(statistics, device=device).unbind(1)
 
     def _place(self, tensor: Tensor, device: torch.device) -> Tensor:

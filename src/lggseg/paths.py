@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 PATIENT = re.compile(r"TCGA_(?P<institution>\w\w)_\w{4}_\d{8}")
 

@@ -2,7 +2,8 @@
 
 The model folder holds ``model.onnx``, ``weights.safetensors`` and ``config.json``; nothing in it
 is a pickle. The exported graph holds all pixel arithmetic (shrink, normalise, network, mirror
-average, enlarge, sigmoid), so both engines run the very operations that training ran.
+average, enlarge, sigmoid), so both engines run the very operations that training ran. A server
+does without torch and pandas, so they are imported where they are used.
 """
 
 from __future__ import annotations
@@ -16,13 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pandas as pd
-import tifffile
-from skimage.measure import label
 from tqdm.auto import tqdm
 
 from lggseg.config import Config
-from lggseg.data import FLAIR, SIZE, Cohort, DataError, read_volume
+from lggseg.formats import mask_tiff
 from lggseg.metrics import (
     expected_calibration_error,
     expected_dice,
@@ -30,6 +28,7 @@ from lggseg.metrics import (
     reliability,
 )
 from lggseg.paths import (
+    DataError,
     find_tree,
     is_patient,
     patient_folders,
@@ -37,13 +36,19 @@ from lggseg.paths import (
     write_json,
     write_table,
 )
+from lggseg.volume import FLAIR, SIZE, channel_statistics, drop_small_parts, stack_channels
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
+
+    from lggseg.data import Cohort
 
 Engine = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 FILES = ("model.onnx", "weights.safetensors", "config.json")
+# Slices that the network sees at once.
+BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,11 @@ class Prediction:
 
     mask: np.ndarray
     probability: np.ndarray
+
+    @classmethod
+    def of(cls, probability: np.ndarray, threshold: float, smallest_part: float) -> Prediction:
+        """What the probability of a whole volume gives, by two knobs of :class:`Config`."""
+        return cls(drop_small_parts(probability >= threshold, smallest_part), probability)
 
     @property
     def expected_dice(self) -> float:
@@ -99,40 +109,38 @@ class Segmenter:
 
         return cls(members[0].config, members[0].card, run)
 
-    def predict(self, volume: np.ndarray, batch_size: int = 16) -> Prediction:
+    def predict(self, volume: np.ndarray) -> Prediction:
         """Segment a volume: uint8 ``(slices, 256, 256, 3)``, pre-contrast, FLAIR, post-contrast.
 
         Normalisation is per volume: give all slices of a patient at once, in order. Raises
         ``ValueError`` for another shape or dtype.
         """
-        from lggseg import transforms
-
         if volume.dtype != np.uint8 or volume.ndim != 4 or volume.shape[1:] != (SIZE, SIZE, 3):
             raise ValueError(
                 f"volume: found {volume.dtype} {volume.shape}, "
                 f"expected uint8 (slices, {SIZE}, {SIZE}, 3)"
             )
-        statistics = transforms.channel_statistics(volume)
+        probability = self.probability(volume, channel_statistics(volume))
+        return Prediction.of(probability, self.config.threshold, self.config.smallest_part)
+
+    def probability(
+        self, part: np.ndarray, statistics: np.ndarray, context: tuple[int, int] = (0, 0)
+    ) -> np.ndarray:
+        """The tumour probability of consecutive slices of a volume: float32 ``(slices, 256, 256)``.
+
+        statistics: :func:`lggseg.volume.channel_statistics` of the whole volume. context: so many
+        slices at the start and the end of ``part`` are only neighbours of the others and are left
+        out of the answer.
+        """
         if self.config.neighbours:
             statistics = np.concatenate([statistics, statistics[:, [FLAIR, FLAIR]]], axis=1)
-        image = transforms.stack_channels(volume, self.config.neighbours)
+        image = stack_channels(part, self.config.neighbours)[context[0] : len(part) - context[1]]
         air, contrast = statistics[:1], statistics[1:]
         parts = [
-            self.run(image[start : start + batch_size], air, contrast)
-            for start in range(0, len(image), batch_size)
+            self.run(image[start : start + BATCH], air, contrast)
+            for start in range(0, len(image), BATCH)
         ]
-        probability = np.concatenate(parts)
-        mask = probability >= self.config.threshold
-        return Prediction(drop_small_parts(mask, self.config.smallest_part), probability)
-
-
-def drop_small_parts(mask: np.ndarray, share: float) -> np.ndarray:
-    """The mask without connected parts (by faces, edges or corners) of fewer voxels than this
-    share of the largest part: bool ``(slices, height, width)``."""
-    parts = label(mask, connectivity=3)
-    voxels = np.bincount(parts.ravel())
-    voxels[0] = 0
-    return mask & (voxels >= share * voxels.max())[parts]
+        return np.concatenate(parts)
 
 
 def predict_folder(
@@ -145,6 +153,10 @@ def predict_folder(
     model thinks its mask is), and dice where the patient has masks. A volume that cannot be read
     stops with ``DataError``; masks already written stay.
     """
+    import pandas as pd
+
+    from lggseg.data import read_volume
+
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -175,11 +187,8 @@ def _describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any
 
 
 def _write_mask(mask: np.ndarray, path: Path) -> None:
-    pages = mask.astype(np.uint8) * 255
-    replace_file(
-        path,
-        lambda part: tifffile.imwrite(part, pages, photometric="minisblack", compression="zlib"),
-    )
+    content = mask_tiff(mask)
+    replace_file(path, lambda part: part.write_bytes(content))
 
 
 def evaluate(
@@ -191,6 +200,8 @@ def evaluate(
     :func:`lggseg.metrics.patient_metrics`, over the whole volume at native pixels, then
     calibration_error and expected_dice.
     """
+    import pandas as pd
+
     rows = []
     for patient in tqdm(patients, desc="evaluate", unit="patient", disable=not progress):
         prediction, truth = segmenter.predict(cohort.image(patient)), cohort.mask(patient)

@@ -1,4 +1,4 @@
-"""From raw slices to what the network sees: stack, shrink, normalise; and augment whole batches.
+"""From raw slices to what the network sees: shrink, normalise; and augment whole batches.
 
 Preprocessing is the same code when training and when serving. Augmentation works on a batch that
 is already on the device: one affine resampling and a few elementwise operations for all its
@@ -9,43 +9,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.filters import threshold_otsu
 from torch import Tensor
 
-FLAIR = 1
-
-
-def channel_statistics(volume: np.ndarray) -> np.ndarray:
-    """The grey level of air and the contrast between tissue and air, of each channel.
-
-    Otsu's threshold (IEEE Trans. SMC 9:62, 1979) over the whole volume parts air from tissue;
-    the two values are the mean of the one, and the mean of the other minus that. Unlike a z-score
-    over non-zero voxels this does not need air to be 0: in some volumes it is 100.
-
-    volume: uint8 ``(slices, height, width, channels)``. Returns float32 ``(2, channels)``. A
-    constant channel gets contrast 1.
-    """
-    return np.stack([_air_and_contrast(histogram) for histogram in _histograms(volume)], axis=1)
-
-
-def _histograms(volume: np.ndarray) -> np.ndarray:
-    histograms = np.zeros((volume.shape[-1], 256), dtype=np.int64)
-    for image in volume:
-        for channel, histogram in enumerate(histograms):
-            histogram += np.bincount(image[..., channel].ravel(), minlength=256)
-    return histograms
-
-
-def _air_and_contrast(histogram: np.ndarray) -> np.ndarray:
-    levels = np.arange(256)
-    if np.count_nonzero(histogram) < 2:
-        return np.array([levels @ histogram / max(histogram.sum(), 1), 1], dtype=np.float32)
-    air = levels <= threshold_otsu(hist=histogram)
-    means = [np.average(levels[part], weights=histogram[part]) for part in (air, ~air)]
-    return np.array([means[0], means[1] - means[0]], dtype=np.float32)
+from lggseg.volume import FLAIR
 
 
 def neighbour_rows(rows: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,22 +21,9 @@ def neighbour_rows(rows: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, T
     return torch.maximum(rows - 1, first), torch.minimum(rows + 1, last)
 
 
-def stack_channels(volume: np.ndarray, neighbours: bool) -> np.ndarray:
-    """The network's input channels of every slice of a volume.
-
-    volume: uint8 ``(slices, height, width, 3)``. Returns uint8 ``(slices, 3 or 5, height, width)``;
-    the two extra channels are FLAIR of the slices above and below (its own at the ends).
-    """
-    channels = np.moveaxis(volume, -1, 1)
-    if not neighbours:
-        return np.ascontiguousarray(channels)
-    flair = channels[:, FLAIR : FLAIR + 1]
-    above, below = np.r_[flair[:1], flair[:-1]], np.r_[flair[1:], flair[-1:]]
-    return np.concatenate([channels, above, below], axis=1)
-
-
 def with_neighbours(per_channel: Tensor, neighbours: bool) -> Tensor:
-    """Extend ``(..., 3)`` values per sequence to the channels of :func:`stack_channels`."""
+    """Extend ``(..., 3)`` values per sequence to the channels that
+    :func:`lggseg.volume.stack_channels` gives."""
     if not neighbours:
         return per_channel
     flair = per_channel[..., FLAIR : FLAIR + 1]
@@ -84,8 +39,9 @@ def shrink(image: Tensor, factor: int) -> Tensor:
 def normalise(image: Tensor, air: Tensor, contrast: Tensor) -> Tensor:
     """``(image - air) / contrast``: air becomes 0, the mean of tissue 1.
 
-    image: ``(slices, channels, height, width)``; the others as :func:`channel_statistics` gives
-    them, ``(slices, channels)`` or ``(1, channels)``.
+    image: ``(slices, channels, height, width)``; the others as
+    :func:`lggseg.volume.channel_statistics` gives them, ``(slices, channels)`` or
+    ``(1, channels)``.
     """
     return (image - air[..., None, None]) / contrast[..., None, None]
 
