@@ -408,6 +408,10 @@ def test_bad_headers_are_refused(port: int, volume: np.ndarray, name: str) -> No
     refuse(lambda: ask(port, npy_bytes(volume), **{**kind, **headers}), status)
 
 
+def test_a_client_that_still_sends_gets_the_answer(port: int) -> None:
+    assert ask(port, bytes(20_000_000), Content_Type="image/jpeg")[0] == 415
+
+
 def test_context_alone_is_refused(port: int, volume: np.ndarray) -> None:
     headers = {"Content_Type": NPY, ATTRIBUTES_HEADER: "context=1,1"}
     refuse(lambda: ask(port, npy_bytes(volume[:2]), **headers), 422)

@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -149,18 +150,23 @@ def build_app(model: Path, limits: Limits) -> FastAPI:
 
     @app.post("/invocations")
     async def invocations(request: Request) -> Response:
-        return await _logged(partial(answer, request))
+        return await _logged(partial(answer, request), partial(_discard_body, request, limits))
 
     return app
 
 
-async def _logged(answer: Callable[[dict[str, Any]], Awaitable[Response]]) -> Response:
+async def _logged(
+    answer: Callable[[dict[str, Any]], Awaitable[Response]], discard: Callable[[], Awaitable[None]]
+) -> Response:
     """The response that ``answer`` gives, or the error that it raises; and one line of log."""
     start = time.perf_counter()
     log: dict[str, Any] = {"slices": 0, "bytes": 0}
     try:
         response = await answer(log)
     except Refused as error:
+        # A client that still sends would see a closed connection instead of the answer.
+        if error.status not in (408, 413):
+            await discard()
         # The rest of a body that came too slowly is not waited for.
         headers = {408: {"Connection": "close"}, 503: {"Retry-After": "1"}}.get(error.status)
         response = JSONResponse({"error": str(error)}, error.status, headers)
@@ -191,6 +197,14 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
         found = f"{len(body)} bytes after {limits.seconds} seconds, or a closed connection"
         raise Refused(408, found, "the whole body", "Send it faster.") from None
     return bytes(body)
+
+
+async def _discard_body(request: Request, limits: Limits) -> None:
+    """Read what is left of a body, for as long as a body may take."""
+    with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: it was read already
+        async with asyncio.timeout(limits.seconds):
+            async for _ in request.stream():
+                pass
 
 
 def _accepted(header: str) -> str:
