@@ -64,7 +64,7 @@ def test_runs(executed: Path, path: Path) -> None:
 
 def test_results_say_what_they_were_measured_on(executed: Path) -> None:
     results = list((executed / "runs" / "simulated" / "results").glob("*.json"))
-    assert len(results) == 5
+    assert len(results) == 7
     assert all('"cohort": "simulated"' in path.read_text() for path in results)
 
 

@@ -412,6 +412,11 @@ def test_a_client_that_still_sends_gets_the_answer(port: int) -> None:
     assert ask(port, bytes(20_000_000), Content_Type="image/jpeg")[0] == 415
 
 
+def test_a_client_refuses_what_is_too_large_itself() -> None:
+    with pytest.raises(RuntimeError, match="413 found 25000001 bytes"):
+        http_sender("http://127.0.0.1:1/invocations")(bytes(MAX_BYTES + 1), {})
+
+
 def test_context_alone_is_refused(port: int, volume: np.ndarray) -> None:
     headers = {"Content_Type": NPY, ATTRIBUTES_HEADER: "context=1,1"}
     refuse(lambda: ask(port, npy_bytes(volume[:2]), **headers), 422)

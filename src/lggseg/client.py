@@ -32,6 +32,9 @@ def http_sender(url: str, timeout: float = 60) -> Send:
     """
 
     def send(body: bytes, headers: dict[str, str]) -> bytes:
+        if len(body) > MAX_BYTES:
+            # The server would close the connection while the body is still being sent.
+            raise RuntimeError(f"{url}: 413 found {len(body)} bytes; expected up to {MAX_BYTES}")
         request = urllib.request.Request(url, body, headers)
         try:
             with urllib.request.urlopen(request, timeout=timeout) as response:
