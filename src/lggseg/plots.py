@@ -465,9 +465,9 @@ def uncertainty(cohort: Cohort, patient: str, mask: np.ndarray, entropy: np.ndar
     place = int(mask.sum(axis=(1, 2)).argmax())
     figure, axes = _figure(cohort, f"{patient}: where the model is unsure", (8, 4), 1, 2)
     flair = cohort.image(patient)[place, ..., FLAIR]
-    _picture(axes[0], flair, "FLAIR: truth (blue), prediction (dashed)")
-    _outline(axes[0], cohort.mask(patient)[place], SKY)
-    _outline(axes[0], mask[place], RED, "dashed")
+    _picture(axes[0], flair, "FLAIR: truth (red), prediction (blue, dashed)")
+    _outline(axes[0], cohort.mask(patient)[place])
+    _outline(axes[0], mask[place], SKY, "dashed")
     _picture(axes[1], flair, "entropy of the label")
     shown = axes[1].imshow(entropy[place], cmap="magma", vmin=0, vmax=1, alpha=0.8)
     figure.colorbar(shown, ax=axes[1], label="bits", shrink=0.8)
