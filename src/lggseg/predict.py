@@ -80,11 +80,13 @@ class Segmenter:
         open_engine = {"onnx": onnx_engine, "torch": torch_engine}[engine]
         return cls(config, card, open_engine(folder, config))
 
-    def predict(self, volume: np.ndarray, batch_size: int = 16) -> Prediction:
+    def predict(self, volume: np.ndarray, batch_size: int = 16, apart: int = 1) -> Prediction:
         """Segment a volume: uint8 ``(slices, 256, 256, 3)``, pre-contrast, FLAIR, post-contrast.
 
-        Normalisation is per volume: give all slices of a patient at once, in order. Raises
-        ``ValueError`` for another shape or dtype.
+        Normalisation is per volume: give all slices of a patient at once, in order. A network that
+        sees neighbouring slices sees those ``apart`` slices away, which for thin slices should be
+        as far as in training (:attr:`lggseg.nifti.Scan.apart`). Raises ``ValueError`` for another
+        shape or dtype.
         """
         from lggseg import transforms
 
@@ -96,7 +98,7 @@ class Segmenter:
         statistics = transforms.channel_statistics(volume)
         if self.config.neighbours:
             statistics = np.concatenate([statistics, statistics[:, [FLAIR, FLAIR]]], axis=1)
-        image = transforms.stack_channels(volume, self.config.neighbours)
+        image = transforms.stack_channels(volume, self.config.neighbours, apart)
         air, contrast = statistics[:1], statistics[1:]
         parts = [
             self.run(image[start : start + batch_size], air, contrast)
@@ -136,6 +138,35 @@ def predict_folder(
         rows.append({"patient": path.stem, **_describe(prediction, truth)})
         write_table(pd.DataFrame(rows), out / "predictions.csv")
     return pd.DataFrame(rows)
+
+
+def predict_nifti(
+    segmenter: Segmenter,
+    flair: Path | str,
+    out: Path | str,
+    *,
+    pre: Path | str | None = None,
+    post: Path | str | None = None,
+) -> pd.DataFrame:
+    """Segment one patient's co-registered NIfTI files (:func:`lggseg.nifti.read_nifti`).
+
+    Writes ``<flair>_mask.nii.gz`` (0 and 1, on the voxels of FLAIR) and ``predictions.csv``
+    into ``out``, and returns that table of one row: the columns of :func:`predict_folder` with
+    voxels of the file, tumour_ml (the affine taken for millimetres), and missing: the sequences
+    that FLAIR stands in for. Raises ``DataError``.
+    """
+    from lggseg.nifti import read_nifti
+
+    volume, scan = read_nifti(flair, pre, post)
+    prediction = segmenter.predict(volume, apart=scan.apart)
+    mask = scan.mask_image(prediction.mask)
+    voxels = int(np.count_nonzero(mask.dataobj))
+    facts = {**_describe(prediction, None), "tumour_voxels": voxels}
+    facts |= {"tumour_ml": round(voxels * scan.voxel_ml, 3), "missing": ", ".join(scan.missing)}
+    replace_file(Path(out) / f"{scan.name}_mask.nii.gz", mask.to_filename)
+    table = pd.DataFrame([{"patient": scan.name, **facts}])
+    write_table(table, Path(out) / "predictions.csv")
+    return table
 
 
 def _volumes(data: Path) -> list[Path]:
