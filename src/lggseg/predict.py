@@ -191,6 +191,8 @@ def predict_nifti(
     voxels of the file, tumour_ml (the affine taken for millimetres), and missing: the sequences
     that FLAIR stands in for. Raises ``DataError``.
     """
+    import pandas as pd
+
     from lggseg.nifti import read_nifti
 
     volume, scan = read_nifti(flair, pre, post)
