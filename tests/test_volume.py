@@ -34,6 +34,11 @@ def test_neighbours_stay_inside_the_volume() -> None:
     assert stacked[:, 3, 0, 0].tolist() == [1, 1, 2]
     assert stacked[:, 4, 0, 0].tolist() == [2, 3, 3]
     assert np.array_equal(stacked[:, :3], np.moveaxis(volume, -1, 1))
+    stacked = stack_channels(volume, neighbours=True, apart=2)
+    assert stacked[:, 3, 0, 0].tolist() == [1, 2, 1]
+    assert stacked[:, 4, 0, 0].tolist() == [3, 2, 3]
+    far = stack_channels(volume, neighbours=True, apart=7)
+    assert np.array_equal(far[:, 3], volume[..., 1]) and np.array_equal(far[:, 4], volume[..., 1])
 
 
 def test_small_parts_are_dropped() -> None:

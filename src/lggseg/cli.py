@@ -135,10 +135,19 @@ def _interval(summary: dict[str, float]) -> str:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from lggseg.predict import Segmenter, predict_folder
+    from lggseg.nifti import is_nifti
+    from lggseg.predict import Segmenter, predict_folder, predict_nifti
 
-    table = predict_folder(Segmenter.load(options.model, options.engine), options.data, options.out)
-    print(f"{len(table)} masks and predictions.csv in {options.out}")
+    segmenter, out = Segmenter.load(options.model, options.engine), options.out
+    if not (options.pre or options.post or is_nifti(options.data)):
+        table = predict_folder(segmenter, options.data, out)
+        print(f"{len(table)} masks and predictions.csv in {out}")
+        return
+    table = predict_nifti(segmenter, options.data, out, pre=options.pre, post=options.post)
+    row = table.iloc[0]
+    if row["missing"]:
+        print(f"without {row['missing']}: FLAIR stands in")
+    print(f"{row['tumour_ml']:.1f} ml of tumour; the mask and predictions.csv in {out}")
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -237,8 +246,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("predict", help="write masks for volumes never seen before")
     command.add_argument("model", type=Path, help="model folder")
-    command.add_argument("data", type=Path, help="a tree, one patient's folder, or one TIFF")
-    command.add_argument("out", type=Path, help="folder for <patient>_mask.tif, predictions.csv")
+    command.add_argument(
+        "data", type=Path, help="a tree, one patient's folder, one TIFF, or FLAIR in NIfTI"
+    )
+    command.add_argument("out", type=Path, help="folder for <patient>_mask, predictions.csv")
+    command.add_argument("--pre", type=Path, help="pre-contrast T1 on the voxels of NIfTI data")
+    command.add_argument("--post", type=Path, help="post-contrast T1 on the voxels of NIfTI data")
     command.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
     command.set_defaults(call=_predict)
 

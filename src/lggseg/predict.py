@@ -109,32 +109,39 @@ class Segmenter:
 
         return cls(members[0].config, members[0].card, run)
 
-    def predict(self, volume: np.ndarray) -> Prediction:
+    def predict(self, volume: np.ndarray, apart: int = 1) -> Prediction:
         """Segment a volume: uint8 ``(slices, 256, 256, 3)``, pre-contrast, FLAIR, post-contrast.
 
-        Normalisation is per volume: give all slices of a patient at once, in order. Raises
-        ``ValueError`` for another shape or dtype.
+        Normalisation is per volume: give all slices of a patient at once, in order. A network that
+        sees neighbouring slices sees those ``apart`` slices away, which for thin slices should be
+        as far as in training (:attr:`lggseg.nifti.Scan.apart`). Raises ``ValueError`` for another
+        shape or dtype.
         """
         if volume.dtype != np.uint8 or volume.ndim != 4 or volume.shape[1:] != (SIZE, SIZE, 3):
             raise ValueError(
                 f"volume: found {volume.dtype} {volume.shape}, "
                 f"expected uint8 (slices, {SIZE}, {SIZE}, 3)"
             )
-        probability = self.probability(volume, channel_statistics(volume))
+        probability = self.probability(volume, channel_statistics(volume), apart=apart)
         return Prediction.of(probability, self.config.threshold, self.config.smallest_part)
 
     def probability(
-        self, part: np.ndarray, statistics: np.ndarray, context: tuple[int, int] = (0, 0)
+        self,
+        part: np.ndarray,
+        statistics: np.ndarray,
+        context: tuple[int, int] = (0, 0),
+        apart: int = 1,
     ) -> np.ndarray:
         """The tumour probability of consecutive slices of a volume: float32 ``(slices, 256, 256)``.
 
         statistics: :func:`lggseg.volume.channel_statistics` of the whole volume. context: so many
         slices at the start and the end of ``part`` are only neighbours of the others and are left
-        out of the answer.
+        out of the answer. apart: see :meth:`predict`.
         """
         if self.config.neighbours:
             statistics = np.concatenate([statistics, statistics[:, [FLAIR, FLAIR]]], axis=1)
-        image = stack_channels(part, self.config.neighbours)[context[0] : len(part) - context[1]]
+        image = stack_channels(part, self.config.neighbours, apart)
+        image = image[context[0] : len(part) - context[1]]
         air, contrast = statistics[:1], statistics[1:]
         parts = [
             self.run(image[start : start + BATCH], air, contrast)
@@ -167,6 +174,37 @@ def predict_folder(
         rows.append({"patient": path.stem, **_describe(prediction, truth)})
         write_table(pd.DataFrame(rows), out / "predictions.csv")
     return pd.DataFrame(rows)
+
+
+def predict_nifti(
+    segmenter: Segmenter,
+    flair: Path | str,
+    out: Path | str,
+    *,
+    pre: Path | str | None = None,
+    post: Path | str | None = None,
+) -> pd.DataFrame:
+    """Segment one patient's co-registered NIfTI files (:func:`lggseg.nifti.read_nifti`).
+
+    Writes ``<flair>_mask.nii.gz`` (0 and 1, on the voxels of FLAIR) and ``predictions.csv``
+    into ``out``, and returns that table of one row: the columns of :func:`predict_folder` with
+    voxels of the file, tumour_ml (the affine taken for millimetres), and missing: the sequences
+    that FLAIR stands in for. Raises ``DataError``.
+    """
+    import pandas as pd
+
+    from lggseg.nifti import read_nifti
+
+    volume, scan = read_nifti(flair, pre, post)
+    prediction = segmenter.predict(volume, apart=scan.apart)
+    mask = scan.mask_image(prediction.mask)
+    voxels = int(np.count_nonzero(mask.dataobj))
+    facts = {**_describe(prediction, None), "tumour_voxels": voxels}
+    facts |= {"tumour_ml": round(voxels * scan.voxel_ml, 3), "missing": ", ".join(scan.missing)}
+    replace_file(Path(out) / f"{scan.name}_mask.nii.gz", mask.to_filename)
+    table = pd.DataFrame([{"patient": scan.name, **facts}])
+    write_table(table, Path(out) / "predictions.csv")
+    return table
 
 
 def _volumes(data: Path) -> list[Path]:

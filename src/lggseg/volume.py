@@ -46,17 +46,18 @@ def _air_and_contrast(histogram: np.ndarray) -> np.ndarray:
     return np.array([means[0], means[1] - means[0]], dtype=np.float32)
 
 
-def stack_channels(volume: np.ndarray, neighbours: bool) -> np.ndarray:
+def stack_channels(volume: np.ndarray, neighbours: bool, apart: int = 1) -> np.ndarray:
     """The network's input channels of every slice of a volume.
 
     volume: uint8 ``(slices, height, width, 3)``. Returns uint8 ``(slices, 3 or 5, height, width)``;
-    the two extra channels are FLAIR of the slices above and below (its own at the ends).
+    the two extra channels are FLAIR ``apart`` slices above and below (its own at the ends).
     """
     channels = np.moveaxis(volume, -1, 1)
     if not neighbours:
         return np.ascontiguousarray(channels)
     flair = channels[:, FLAIR : FLAIR + 1]
-    above, below = np.r_[flair[:1], flair[:-1]], np.r_[flair[1:], flair[-1:]]
+    above = np.r_[flair[:apart], flair[:-apart]]
+    below = np.r_[flair[apart:], flair[-apart:]]
     return np.concatenate([channels, above, below], axis=1)
 
 
