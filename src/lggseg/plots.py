@@ -378,7 +378,7 @@ def leaderboard(
     axes[0].set_yticks(range(dice.shape[1]), ordered.columns.tolist())
     axes[0].set(xlabel="Dice over the whole volume", xlim=(-0.02, 1.02))
     if published:
-        axes[0].legend(loc="lower left")
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
