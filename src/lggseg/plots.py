@@ -24,6 +24,8 @@ from lggseg.stats import bootstrap_interval
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
 SKY = "#56B4E9"  # blue that shows on a dark slice
+# Colour and marker of each of several models.
+_LOOKS = tuple(zip((BLUE, ORANGE, GREEN, RED, SKY), "osD^v", strict=True))
 
 plt.rcParams.update(
     {
@@ -433,8 +435,7 @@ def disagreement(cohort: Cohort, dice: pd.DataFrame, patients: int = 12) -> Figu
     rows = dice.loc[spread.nlargest(patients).index[::-1]]
     figure, axes = _figure(cohort, "Where the models disagree", (8, 0.28 * len(rows) + 1.4))
     axes[0].hlines(range(len(rows)), rows.min(axis=1), rows.max(axis=1), color=GREY, linewidth=0.8)
-    looks = zip(rows, (BLUE, ORANGE, GREEN, RED, SKY), "osD^v", strict=False)
-    for name, colour, marker in looks:
+    for name, (colour, marker) in zip(rows, _LOOKS, strict=False):
         axes[0].scatter(rows[name], range(len(rows)), color=colour, marker=marker, label=name)
     axes[0].set_yticks(range(len(rows)), rows.index.tolist())
     axes[0].set(xlabel="Dice over the whole volume", xlim=(-0.02, 1.02))
@@ -447,9 +448,7 @@ def reliability(cohort: Cohort, tables: Mapping[str, np.ndarray]) -> Figure:
     :func:`lggseg.metrics.reliability`, and how many voxels have which probability."""
     figure, axes = _figure(cohort, "Are the probabilities right?", (9, 4), 1, 2)
     axes[0].plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
-    for (name, table), colour, marker in zip(
-        tables.items(), (BLUE, ORANGE, GREEN, RED, SKY), "osD^v", strict=False
-    ):
+    for (name, table), (colour, marker) in zip(tables.items(), _LOOKS, strict=False):
         voxels, probabilities, tumours = table[table[:, 0] > 0].T
         mean = probabilities / voxels
         axes[0].plot(mean, tumours / voxels, color=colour, marker=marker, markersize=4, label=name)
