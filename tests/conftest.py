@@ -77,12 +77,13 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]:
         pytest.importorskip(package, reason=f"{package} is not installed: make test-aws")
     import boto3
     import moto
+    from aws_gaps import filled
     from aws_shapes import recorded
 
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    with moto.mock_aws(), recorded() as requests:
+    with moto.mock_aws(), filled(), recorded() as requests:
         yield requests
     assert [problem for request in requests for problem in request.problems] == []
 

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import pytest
 
 from lggseg.cloud.account import Account, open_account
 from lggseg.cloud.storage import make_bucket, upload
 from lggseg.data import Cohort, load_cohort
 from lggseg.packing import PACKED, unpack
+from lggseg.splits import make_split, read_split
 
 if TYPE_CHECKING:
     from aws_shapes import Request
@@ -24,17 +26,27 @@ def cohort(shared_tree: Path) -> Cohort:
     return load_cohort(shared_tree, progress=False)
 
 
+@pytest.fixture(scope="module")
+def split(cohort: Cohort) -> pd.DataFrame:
+    return make_split(cohort)
+
+
 def sent(requests: list[Request], operation: str) -> list[Request]:
     return [request for request in requests if request.operation == operation]
 
 
-def test_the_uploaded_cohort_is_the_same(account: Account, cohort: Cohort, tmp_path: Path) -> None:
-    uri = upload(cohort, account)
-    assert uri.startswith(f"s3://{account.bucket}/data/") and uri.endswith("/")
-    s3, key = account.session.client("s3"), uri.split("/", 3)[3] + PACKED
+def test_what_arrives_is_the_cohort_and_its_split(
+    account: Account, cohort: Cohort, split: pd.DataFrame, tmp_path: Path
+) -> None:
+    channels = upload(cohort, split, account)
+    assert channels["train"].startswith(f"s3://{account.bucket}/data/")
+    s3, keys = account.session.client("s3"), {c: u.split("/", 3)[3] for c, u in channels.items()}
+    key = keys["train"] + PACKED
     s3.download_file(account.bucket, key, str(tmp_path / PACKED))
     again = load_cohort(unpack(tmp_path, tmp_path / "there"), progress=False)
     assert again.fingerprint == cohort.fingerprint
+    s3.download_file(account.bucket, keys["split"] + "split.csv", str(tmp_path / "split.csv"))
+    assert read_split(tmp_path / "split.csv", again).equals(split)
     found = s3.head_object(Bucket=account.bucket, Key=key, ChecksumMode="ENABLED")
     digest = hashlib.sha256((tmp_path / PACKED).read_bytes()).digest()
     assert b64decode(found["ChecksumSHA256"]) == digest
@@ -43,16 +55,20 @@ def test_the_uploaded_cohort_is_the_same(account: Account, cohort: Cohort, tmp_p
     assert tags == [{"Key": "project", "Value": "lggseg"}]
 
 
-def test_the_same_cohort_is_uploaded_once(
-    aws: list[Request], account: Account, cohort: Cohort
+def test_the_same_content_is_uploaded_once(
+    aws: list[Request], account: Account, cohort: Cohort, split: pd.DataFrame
 ) -> None:
-    assert upload(cohort, account) == upload(cohort, account)
-    assert len(sent(aws, "PutObject")) == 1
+    before = upload(cohort, split, account)
+    assert upload(cohort, split, account) == before
+    assert len(sent(aws, "PutObject")) == 2
+    other = upload(cohort, make_split(cohort, seed=1), account)
+    assert other["train"] == before["train"] and other["split"] != before["split"]
+    assert len(sent(aws, "PutObject")) == 3
     assert not [request for request in aws if "ACL" in request.params]
 
 
 def test_an_upload_that_is_cut_off_leaves_nothing_and_can_be_made_again(
-    account: Account, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+    account: Account, cohort: Cohort, split: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = b"x" * (9 * 2**20)  # boto3 sends it in parts
     monkeypatch.setattr("lggseg.cloud.storage.pack", lambda _, path: path.write_bytes(large))
@@ -63,13 +79,13 @@ def test_an_upload_that_is_cut_off_leaves_nothing_and_can_be_made_again(
 
     events.register(event, cut)
     with pytest.raises(ConnectionError, match="the network is gone"):
-        upload(cohort, account)
+        upload(cohort, split, account)
     s3 = account.session.client("s3")
     assert not s3.list_objects_v2(Bucket=account.bucket).get("Contents")
     assert not s3.list_multipart_uploads(Bucket=account.bucket).get("Uploads")
     events.unregister(event, cut)
-    upload(cohort, account)
-    [entry] = s3.list_objects_v2(Bucket=account.bucket)["Contents"]
+    upload(cohort, split, account)
+    [entry] = s3.list_objects_v2(Bucket=account.bucket, Prefix="data/")["Contents"]
     assert entry["Size"] == len(large)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from lggseg.cloud.account import PROJECT, Account
 from lggseg.data import Cohort
 from lggseg.packing import PACKED, pack, packed_name
+from lggseg.splits import split_fingerprint, write_split
 
 _PRIVATE = dict.fromkeys(
     ["BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"], True
@@ -33,19 +37,23 @@ _OPTIONS = {
 }
 
 
-def upload(cohort: Cohort, account: Account) -> str:
-    """Put a cohort into the bucket, packed as one file, unless the same content is there already.
+def upload(cohort: Cohort, split: pd.DataFrame, account: Account) -> dict[str, str]:
+    """Put a cohort, packed as one file, and its split into the bucket, unless the same content is
+    there already.
 
-    Returns the S3 URI of the folder that holds it, for a training's channel. An upload that is cut
-    off leaves no file, so what is there is whole; parts that fail are sent again.
+    Returns the channels of a training: ``train`` and ``split``, each the S3 URI of a folder. An
+    upload that is cut off leaves no file, so what is there is whole; failed parts are sent again.
     """
     make_bucket(account)
-    key = f"data/{packed_name(cohort)}/{PACKED}"
-    if not _exists(account, key):
-        with tempfile.TemporaryDirectory() as folder:
-            pack(cohort, Path(folder) / PACKED)
-            put(Path(folder) / PACKED, account, key)
-    return f"s3://{account.bucket}/{key.removesuffix(PACKED)}"
+    places = {"train": (f"data/{packed_name(cohort)}", PACKED, partial(pack, cohort))}
+    split_name = f"splits/{split_fingerprint(split)}"
+    places["split"] = (split_name, "split.csv", partial(write_split, split))
+    for folder, name, write in places.values():
+        if not _exists(account, f"{folder}/{name}"):
+            with tempfile.TemporaryDirectory() as here:
+                write(Path(here) / name)
+                put(Path(here) / name, account, f"{folder}/{name}")
+    return {channel: f"s3://{account.bucket}/{at}/" for channel, (at, *_) in places.items()}
 
 
 def put(path: Path, account: Account, key: str) -> str:
