@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+
+if TYPE_CHECKING:
+    from aws_shapes import Request
+
+    from lggseg.cloud.account import Account
 
 # Two busy thread pools on two cores slow small operations down.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -60,3 +67,38 @@ def real_tree() -> Path:
     if not path:
         pytest.skip("LGGSEG_REAL_DATA names no tree of real patients")
     return Path(path)
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]:
+    """An empty AWS account made by moto, and the requests that reach it. At the end each of them
+    must be one that AWS would take."""
+    for package in ("boto3", "moto"):
+        pytest.importorskip(package, reason=f"{package} is not installed: make test-aws")
+    import boto3
+    import moto
+    from aws_gaps import filled
+    from aws_shapes import recorded
+
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with moto.mock_aws(), filled(), recorded() as requests:
+        yield requests
+    assert [problem for request in requests for problem in request.problems] == []
+
+
+ENVIRONMENT = {
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "LGGSEG_ROLE": "arn:aws:iam::123456789012:role/lggseg",
+}
+
+
+@pytest.fixture
+def account(aws: list[Request]) -> Account:
+    """That account, opened for the run ``test``."""
+    from lggseg.cloud.account import open_account
+
+    return open_account("test")

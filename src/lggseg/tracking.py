@@ -1,10 +1,12 @@
-"""Weights & Biases, where asked for: online with a key in the environment, else offline."""
+"""Where metrics go beside the run folder: Weights & Biases, where asked for (online with a key in
+the environment, else offline), and in a SageMaker job the log, from which AWS takes them."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,26 @@ if TYPE_CHECKING:
 
 PROJECT = "lggseg"
 _LABELS = {1: "tumour"}
+
+
+# Metrics of an epoch that SageMaker draws, and the one that its tuner maximises.
+METRICS = ("train/loss", "val/loss", "val/dice")
+OBJECTIVE = "val/dice"
+
+
+def metric_line(metrics: Mapping[str, float]) -> str:
+    """The line of a log that :func:`metric_definitions` find the metrics in."""
+    return " ".join(f"{name}={metrics[name]:.6g};" for name in METRICS if name in metrics)
+
+
+def metric_definitions() -> list[dict[str, str]]:
+    """``MetricDefinitions`` of a SageMaker job: the name of each metric and its regex."""
+    return [{"Name": name, "Regex": rf"\b{re.escape(name)}=([^;\s]+);"} for name in METRICS]
+
+
+def in_sagemaker_job() -> bool:
+    """Whether this process is a training job of SageMaker's."""
+    return "TRAINING_JOB_NAME" in os.environ
 
 
 def tracker(config: Config, run: Path) -> WandbLogger | None:

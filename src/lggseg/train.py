@@ -256,6 +256,8 @@ class RunFolder(Callback):
         seconds = round(time.perf_counter() - self.started, 3)
         row = {"epoch": trainer.current_epoch, **metrics, "learning_rate": rate}
         self.rows.append({**row, "seconds": seconds})
+        if tracking.in_sagemaker_job():
+            print(tracking.metric_line(metrics), flush=True)
         write_table(pd.DataFrame(self.rows), self.path)
 
     def on_exception(

@@ -1,0 +1,73 @@
+"""A cohort as one file, which moves faster and more safely than thousands of slices."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from lggseg.data import Cohort
+from lggseg.paths import DataError, patient_folders, replace_file
+
+PACKED = "cohort.tar.gz"
+_FACTS = ("data.csv", "simulated.json")
+
+
+def packed_name(cohort: Cohort) -> str:
+    """A name for what :func:`pack` would write: the same for the same pixels, patients and
+    clinical data, wherever they lie. Takes no packing."""
+    name = hashlib.blake2b(cohort.fingerprint.encode(), digest_size=16)
+    for fact in _FACTS:
+        path = cohort.root / fact
+        name.update(path.read_bytes() if path.exists() else b"")
+    return name.hexdigest()
+
+
+def pack(cohort: Cohort, path: Path) -> None:
+    """Write the tree of a cohort into a compressed tar, which :func:`unpack` restores."""
+
+    def write(beside: Path) -> None:
+        # Level 1 makes 42 % of the size of real slices; level 6 makes 39 % in three times the time.
+        with (
+            beside.open("wb") as file,
+            gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream,
+            tarfile.open(fileobj=stream, mode="w") as tar,
+        ):
+            for part in _files(cohort.root):
+                tar.add(part, str(part.relative_to(cohort.root)), filter=_plain)
+
+    replace_file(path, write)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    yield from (root / fact for fact in _FACTS if (root / fact).exists())
+    for folder in patient_folders(root):
+        yield from sorted(folder.glob("*.tif"))
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Without who and when, so that the same cohort gives the same file."""
+    member.uid = member.gid = member.mtime = 0
+    member.uname = member.gname = ""
+    member.mode = 0o644
+    return member
+
+
+def unpack(channel: Path, folder: Path) -> Path:
+    """Restore the tree that lies packed in ``channel`` into ``folder`` and return that; a channel
+    that holds no packed cohort is returned as it is, since it may hold the tree.
+
+    Raises ``DataError`` for a broken file.
+    """
+    packed = channel / PACKED
+    if not packed.exists():
+        return channel
+    try:
+        with tarfile.open(packed, "r:gz") as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        action = "Upload the cohort again."
+        raise DataError(packed, f"no whole archive ({error})", "a cohort", action) from error
+    return folder
