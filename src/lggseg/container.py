@@ -1,8 +1,9 @@
 """What SageMaker's training container runs: hyperparameters and data in, a model folder out.
 
-The places are SageMaker's: ``/opt/ml/input/config/hyperparameters.json``, the Kaggle tree in
-``/opt/ml/input/data/train``, the run folder in ``/opt/ml/checkpoints`` (kept in S3, and given back
-to a job that follows an interrupted one), the model in ``/opt/ml/model``, the run's tables in
+The places are SageMaker's: ``/opt/ml/input/config/hyperparameters.json``, the Kaggle tree (as it
+is, or packed) in ``/opt/ml/input/data/train``, split.csv in ``/opt/ml/input/data/split`` (else the
+split of seed 0), the run folder in ``/opt/ml/checkpoints`` (kept in S3, and given back to a job
+that follows an interrupted one), the model in ``/opt/ml/model``, the run's tables in
 ``/opt/ml/output/data``, and what went wrong in ``/opt/ml/output/failure``.
 """
 
@@ -13,6 +14,7 @@ import shutil
 import sys
 import traceback
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lggseg.config import Config, from_hyperparameters
 from lggseg.paths import DataError
@@ -45,13 +47,16 @@ def run_job(root: Path) -> None:
     # A wrong hyperparameter is found before torch is imported and the data are read.
     config = read_hyperparameters(root / "input" / "config" / "hyperparameters.json")
     from lggseg.data import load_cohort
-    from lggseg.splits import make_split
+    from lggseg.packing import unpack
+    from lggseg.splits import make_split, read_split
     from lggseg.train import train
 
-    cohort = load_cohort(root / "input" / "data" / "train", progress=False)
-    run = train(
-        config, cohort, make_split(cohort), root / "checkpoints", resume=True, progress=False
-    )
+    channels = root / "input" / "data"
+    with TemporaryDirectory() as unpacked:
+        cohort = load_cohort(unpack(channels / "train", Path(unpacked)), progress=False)
+        given = channels / "split" / "split.csv"
+        split = read_split(given, cohort) if given.exists() else make_split(cohort)
+        run = train(config, cohort, split, root / "checkpoints", resume=True, progress=False)
     shutil.copytree(run / "model", root / "model", dirs_exist_ok=True)
     tables = root / "output" / "data"
     tables.mkdir(parents=True, exist_ok=True)

@@ -13,13 +13,16 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import numpy as np
 
 from lggseg.client import Send, http_sender, segment
 from lggseg.cloud.preflight import free_port
 from lggseg.predict import Prediction, Segmenter
+
+if TYPE_CHECKING:
+    from lggseg.cloud.account import Account
 
 PLACES = ("here", "sagemaker-local", "sagemaker")
 START_SECONDS, STOP_SECONDS = 60, 30
@@ -50,15 +53,22 @@ class Endpoint:
 
 
 def deploy(
-    model: Path | str, where: str = "here", *, port: int = 0, instance: str = "ml.m5.large"
+    model: Path | str,
+    where: str = "here",
+    *,
+    port: int = 0,
+    account: Account | None = None,
+    instance: str = "ml.m5.large",
 ) -> Endpoint:
     """Serve a model folder, in one of three places with the same answers:
 
     ``here``: a child process that ends with this one at the latest, on a port of the loopback
     interface. ``sagemaker-local``: SageMaker's container in Docker on this machine (the image
     ``lggseg:serve``, which listens on all interfaces). ``sagemaker``: a real-time endpoint on AWS,
-    of one ``instance``, which costs money until it is deleted. port: where on this machine; 0: any
-    free one.
+    of one ``instance``, which costs money until it is deleted.
+
+    port: on this machine; 0: any free one. account: by default what
+    :func:`lggseg.cloud.account.open_account` opens.
 
     Raises ``DataError`` for a folder without a model, ``RuntimeError`` with the next step where
     something is missing (see :mod:`lggseg.cloud.preflight`) or the server does not start; nothing
@@ -72,9 +82,10 @@ def deploy(
 
         return deploy_locally(Path(model), free_port(port))
     if where == "sagemaker":
+        from lggseg.cloud.account import open_account
         from lggseg.cloud.hosting import deploy_on_aws
 
-        return deploy_on_aws(Path(model), instance)
+        return deploy_on_aws(Path(model), account or open_account(), instance)
     raise ValueError(f"where={where!r}: expected one of {PLACES}")
 
 
