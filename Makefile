@@ -6,14 +6,17 @@ BIN := $(VENV)/bin
 PROFILE ?= demo
 DATA ?=
 OUT ?= build/notebooks
+DOCKER ?= docker
+BASE_IMAGE ?= python:3.11-slim-bookworm
+BUILD_OPTIONS ?=
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill"
 export LGGSEG_CACHE ?= $(CURDIR)/build/cache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test data lab format clean distclean
+.PHONY: help run test test-docker data lab format image clean distclean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
 	@echo "options: DATA=/path/to/kaggle_3m  PROFILE=smoke|demo|full"
 
 run: $(BIN)/.base ## install, then execute all notebooks (on a simulated cohort unless DATA is given)
@@ -36,6 +39,11 @@ format: $(BIN)/.dev ## format the code and strip the notebooks' outputs
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
+
+image: ## build the Docker images lggseg:serve and lggseg:train
+	for target in serve train; do DOCKER_BUILDKIT=1 $(DOCKER) build -q $(BUILD_OPTIONS) \
+	  --build-arg BASE_IMAGE=$(BASE_IMAGE) --file container/Dockerfile --target $$target \
+	  --tag lggseg:$$target . || exit 1; done
 
 clean: ## delete what running made: build/ and runs/
 	rm -rf build runs .mypy_cache .ruff_cache .hypothesis

@@ -222,8 +222,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def from_options(options: argparse.Namespace) -> Config:
     """The config that the parsed options of :func:`add_options` ask for."""
     given = {knob.name: getattr(options, knob.name) for knob in fields(Config)}
-    strings = {name: text for name, text in given.items() if text is not None}
-    base = profile(options.profile)
-    if options.network:
-        base = for_network(options.network, base)
+    return _on_profile(
+        options.profile, {name: text for name, text in given.items() if text is not None}
+    )
+
+
+def from_hyperparameters(values: Mapping[str, str]) -> Config:
+    """The config that the hyperparameters of a SageMaker job ask for: knobs, and ``profile``
+    (default: full), all of them strings. Those that SageMaker adds for itself are left out.
+
+    Raises ``ValueError`` on an unknown knob or a wrong value.
+    """
+    own = {name: text for name, text in values.items() if not name.startswith(_SAGEMAKERS)}
+    return _on_profile(_parse("profile", "str", own.pop("profile", "full")), own)
+
+
+# The SDK's settings, and what the tuner says of its objective.
+_SAGEMAKERS = ("sagemaker_", "_tuning_")
+
+
+def _on_profile(name: str, strings: Mapping[str, str]) -> Config:
+    base = profile(name)
+    if "network" in strings:
+        base = for_network(_parse("network", "str", strings["network"]), base)
     return Config.from_strings(strings, base=base)

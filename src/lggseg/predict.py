@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -265,6 +266,8 @@ def _read_card(path: Path) -> dict[str, Any]:
 
 def onnx_engine(folder: Path, config: Config) -> Engine:
     """The graph of a model folder in ONNX Runtime. Raises ``DataError``."""
+    # Its official builds report to Microsoft unless told not to before they are imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)

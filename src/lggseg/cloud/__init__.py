@@ -1,5 +1,6 @@
-"""Where a model is deployed. The only place that may import sagemaker or boto3."""
+"""Where a model is trained and deployed. The only place that may import sagemaker or boto3."""
 
 from lggseg.cloud.endpoints import Endpoint, deploy
+from lggseg.cloud.leftovers import clean_up, left_behind
 
-__all__ = ["Endpoint", "deploy"]
+__all__ = ["Endpoint", "clean_up", "deploy", "left_behind"]

@@ -64,6 +64,12 @@ def delete_everything(account: Account, *, whole_project: bool = False) -> list[
     return deleted + _delete_files(account, whole_project) + _delete_images(account, whole_project)
 
 
+def find_everything(account: Account) -> list[str]:
+    """The ARNs of what :func:`delete_everything` would delete of SageMaker's."""
+    sagemaker = account.session.client("sagemaker")
+    return [found.arn for found in _find(sagemaker, {**_SERVING, **_JOBS, **_GROUPS}, account.run)]
+
+
 def _find(sagemaker: Any, kinds: dict[str, str], run: str) -> Iterator[Resource]:
     """The resources of these kinds that carry the project's tag, and the run's if one is given."""
     wanted = {"project": PROJECT, **({"run": run} if run else {})}

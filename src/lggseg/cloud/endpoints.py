@@ -1,27 +1,30 @@
-"""``deploy(model)`` → :class:`Endpoint`: the same server, started where it is wanted."""
+"""``deploy(model, where)`` → :class:`Endpoint`: the same server, started where it is wanted."""
 
 from __future__ import annotations
 
 import atexit
 import ctypes
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import numpy as np
 
 from lggseg.client import Send, http_sender, segment
+from lggseg.cloud.preflight import free_port
 from lggseg.predict import Prediction, Segmenter
 
+if TYPE_CHECKING:
+    from lggseg.cloud.account import Account
+
+PLACES = ("here", "sagemaker-local", "sagemaker")
 START_SECONDS, STOP_SECONDS = 60, 30
 
 
@@ -49,15 +52,44 @@ class Endpoint:
         self.delete()
 
 
-def deploy(model: Path | str, *, port: int = 0) -> Endpoint:
-    """Serve a model folder on this machine, by a child process that ends with this one at the
-    latest, on a port of the loopback interface (0: any free one).
+def deploy(
+    model: Path | str,
+    where: str = "here",
+    *,
+    port: int = 0,
+    account: Account | None = None,
+    instance: str = "ml.m5.large",
+) -> Endpoint:
+    """Serve a model folder, in one of three places with the same answers:
+
+    ``here``: a child process that ends with this one at the latest, on a port of the loopback
+    interface. ``sagemaker-local``: SageMaker's container in Docker on this machine (the image
+    ``lggseg:serve``, which listens on all interfaces). ``sagemaker``: a real-time endpoint on AWS,
+    of one ``instance``, which costs money until it is deleted.
+
+    port: on this machine; 0: any free one. account: by default what
+    :func:`lggseg.cloud.account.open_account` opens.
 
     Raises ``DataError`` for a folder without a model, ``RuntimeError`` with the next step where
-    the port is taken or the server does not start.
+    something is missing (see :mod:`lggseg.cloud.preflight`) or the server does not start; nothing
+    is left behind then.
     """
     Segmenter.load(model)
-    port = _free_port(port)
+    if where == "here":
+        return _start(Path(model), free_port(port))
+    if where == "sagemaker-local":
+        from lggseg.cloud.local_mode import deploy_locally
+
+        return deploy_locally(Path(model), free_port(port))
+    if where == "sagemaker":
+        from lggseg.cloud.account import open_account
+        from lggseg.cloud.hosting import deploy_on_aws
+
+        return deploy_on_aws(Path(model), account or open_account(), instance)
+    raise ValueError(f"where={where!r}: expected one of {PLACES}")
+
+
+def _start(model: Path, port: int) -> Endpoint:
     command = [sys.executable, "-m", "lggseg.cli", "serve", str(model), "--port", str(port)]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -71,18 +103,6 @@ def deploy(model: Path | str, *, port: int = 0) -> Endpoint:
             raise
     url = f"http://127.0.0.1:{port}/invocations"
     return Endpoint(url, http_sender(url), lambda: _stop(process))
-
-
-def _free_port(port: int) -> int:
-    with closing(socket.socket()) as probe:
-        # A port whose last server has just ended counts as free, as uvicorn sees it.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            message = f"port {port}: found it taken ({error.strerror}); choose another, or 0."
-            raise RuntimeError(message) from error
-        return int(probe.getsockname()[1])
 
 
 def _end_with_parent() -> None:

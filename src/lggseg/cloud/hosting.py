@@ -1,0 +1,168 @@
+"""Endpoints by SageMaker's calls, on AWS or in the SDK's local mode: both have the same clients."""
+
+from __future__ import annotations
+
+import secrets
+import tarfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lggseg.client import Send
+from lggseg.cloud import preflight
+from lggseg.cloud.account import Account
+from lggseg.cloud.endpoints import Endpoint
+from lggseg.cloud.jobs import own_image
+from lggseg.cloud.storage import make_bucket, put
+from lggseg.formats import ATTRIBUTES_HEADER, JSON
+from lggseg.predict import FILES
+
+POLL_SECONDS, START_SECONDS = 5, 1800
+
+
+@dataclass(frozen=True)
+class Clients:
+    """The clients ``sagemaker`` and ``sagemaker-runtime`` of boto3, or local mode's two."""
+
+    sagemaker: Any
+    runtime: Any
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """What an endpoint is made of: its image, the URI of the packed model folder, the role that it
+    acts in, the kind of its one instance, where it is to be asked, and the tags of all parts."""
+
+    image: str
+    model_data: str
+    role: str
+    instance: str
+    url: str
+    tags: list[dict[str, str]]
+
+
+def deploy_on_aws(model: Path, account: Account, instance: str) -> Endpoint:
+    """A real-time endpoint on AWS of a model folder; see :func:`lggseg.cloud.deploy`."""
+    preflight.require_account(account)
+    name, session = new_name(account.prefix), account.session
+    clients = Clients(session.client("sagemaker"), session.client("sagemaker-runtime"))
+    url = f"{clients.runtime.meta.endpoint_url}/endpoints/{name}/invocations"
+    with ExitStack() as made:
+        model_data = _upload(model, account, name, made)
+        image = own_image(account, "serve")
+        hosted = Hosted(image, model_data, account.role, instance, url, account.tags)
+        return create_endpoint(clients, name, hosted, made.pop_all())
+
+
+def _upload(model: Path, account: Account, name: str, made: ExitStack) -> str:
+    make_bucket(account)
+    key = f"runs/{account.run}/endpoints/{name}/model.tar.gz"
+    delete = account.session.client("s3").delete_object
+    made.callback(delete, Bucket=account.bucket, Key=key)
+    with TemporaryDirectory(prefix="lggseg-") as folder:
+        return put(pack(model, Path(folder) / "model.tar.gz"), account, key)
+
+
+def create_endpoint(clients: Clients, name: str, hosted: Hosted, made: ExitStack) -> Endpoint:
+    """Make a model, a configuration and an endpoint of one name, and wait until it answers.
+
+    ``made`` takes care of what the caller has made for it. Whatever goes wrong, and by
+    ``Endpoint.delete`` in the end, everything is deleted, last made first.
+    """
+    sagemaker = clients.sagemaker
+    container = {"Image": hosted.image, "ModelDataUrl": hosted.model_data, "Environment": {}}
+    variant = {"VariantName": "all", "ModelName": name, "InitialInstanceCount": 1}
+    variants = [{**variant, "InstanceType": hosted.instance}]
+    tags = hosted.tags
+    with made:
+        # What undoes a call stands ready before it: an interrupt may come in between.
+        made.callback(_forget, sagemaker.delete_model, ModelName=name)
+        sagemaker.create_model(
+            ModelName=name, PrimaryContainer=container, ExecutionRoleArn=hosted.role, Tags=tags
+        )
+        made.callback(_forget, sagemaker.delete_endpoint_config, EndpointConfigName=name)
+        sagemaker.create_endpoint_config(
+            EndpointConfigName=name, ProductionVariants=variants, Tags=tags
+        )
+        made.callback(_forget, sagemaker.delete_endpoint, EndpointName=name)
+        sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
+        _wait_until_settled(sagemaker, name)
+        send = partial(_send, clients.runtime, name, hosted.url)
+        return Endpoint(hosted.url, send, made.pop_all().close)
+
+
+def _wait_until_settled(sagemaker: Any, name: str) -> None:
+    end = time.monotonic() + START_SECONDS
+    while (facts := sagemaker.describe_endpoint(EndpointName=name))["EndpointStatus"] == "Creating":
+        if time.monotonic() > end:
+            raise RuntimeError(f"{name}: the endpoint is not ready after {START_SECONDS} s.")
+        time.sleep(POLL_SECONDS)
+    if facts["EndpointStatus"] != "InService":
+        reason = facts.get("FailureReason", facts["EndpointStatus"])
+        raise RuntimeError(f"{name}: the endpoint did not start ({reason}).")
+
+
+def _forget(delete: Callable[..., object], **name: str) -> None:
+    """Delete what may be there. AWS deletes no endpoint that is still being made: wait for it."""
+    from botocore.exceptions import ClientError
+
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            delete(**name)
+            return
+        except ClientError as error:
+            if "Could not find" in str(error):
+                return
+            if "in-progress" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+def _send(runtime: Any, name: str, url: str, body: bytes, headers: dict[str, str]) -> bytes:
+    """A transport (:mod:`lggseg.client`) by the runtime's client, with the same errors."""
+    from botocore.exceptions import ClientError
+
+    more = {"Accept": headers.get("Accept", JSON)}
+    if headers.get(ATTRIBUTES_HEADER):
+        more["CustomAttributes"] = headers[ATTRIBUTES_HEADER]
+    try:
+        answer = runtime.invoke_endpoint(
+            EndpointName=name, Body=body, ContentType=headers["Content-Type"], **more
+        )
+    except ClientError as error:
+        said = error.response.get("OriginalMessage", error.response["Error"]["Message"])
+        status = error.response.get(
+            "OriginalStatusCode", error.response["ResponseMetadata"]["HTTPStatusCode"]
+        )
+        raise RuntimeError(f"{url}: {status} {said}") from error
+    content = bytes(answer["Body"].read())
+    # Local mode hands a refusal over as an answer.
+    status = getattr(answer["Body"], "status", 200)
+    if status >= 400:
+        raise RuntimeError(f"{url}: {status} {content.decode()}")
+    return content
+
+
+def new_name(prefix: str) -> str:
+    """A name that no other endpoint has, such as ``<prefix>-20260131-235959-a1b2c3``."""
+    return f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def pack(model: Path, file: Path) -> Path:
+    """A model folder as SageMaker wants it: the tar file that it unpacks into /opt/ml/model, with
+    files that any user may read."""
+    with tarfile.open(file, "w:gz", compresslevel=1) as archive:
+        for name in FILES:
+            archive.add(model / name, name, filter=_readable)
+    return file
+
+
+def _readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.mode, entry.uid, entry.gid, entry.uname, entry.gname = 0o644, 0, 0, "", ""
+    return entry
