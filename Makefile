@@ -13,7 +13,7 @@ STRIP := --extra-keys "metadata.papermill cell.metadata.papermill"
 export LGGSEG_CACHE ?= $(CURDIR)/build/cache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-docker data lab format image clean distclean
+.PHONY: help run test test-docker data lab format image push clean distclean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -45,6 +45,9 @@ image: ## build the Docker images lggseg:serve and lggseg:train
 	  --build-arg BASE_IMAGE=$(BASE_IMAGE) --file container/Dockerfile --target $$target \
 	  --tag lggseg:$$target . || exit 1; done
 
+push: $(BIN)/.aws ## push both images to the registry of your AWS account
+	$(BIN)/lggseg push
+
 clean: ## delete what running made: build/ and runs/
 	rm -rf build runs .mypy_cache .ruff_cache .hypothesis
 
@@ -60,4 +63,8 @@ $(BIN)/.base: requirements.txt pyproject.toml
 
 $(BIN)/.dev: $(BIN)/.base requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(BIN)/.aws: $(BIN)/.base requirements-aws.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-aws.txt
 	@touch $@

@@ -180,6 +180,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         amend_card(options.model, {options.role if options.split else "evaluation": scores})
 
 
+def _push(options: argparse.Namespace) -> None:
+    from lggseg.cloud.account import open_account
+    from lggseg.cloud.images import push
+
+    print("\n".join(push(open_account())))
+
+
 def _notebooks(options: argparse.Namespace) -> None:
     from lggseg.notebooks import run_notebooks
     from lggseg.paths import find_tree
@@ -271,6 +278,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--record", action="store_true", help="keep the scores in the model's card"
     )
     command.set_defaults(call=_evaluate)
+
+    command = commands.add_parser("push", help="push the images to the AWS account's registry")
+    command.set_defaults(call=_push)
 
     command = commands.add_parser("notebooks", help="execute all notebooks in order")
     command.add_argument("--folder", type=Path, default=Path("notebooks"))
