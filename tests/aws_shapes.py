@@ -109,6 +109,8 @@ _JAVA = {
     r"\p{Alnum}": "a-zA-Z0-9",
     r"\p{Print}": "[ -~]",
     r"\uD800\uDC00-\uDBFF\uDFFF": "",
+    "${1,128}": "",  # how often an end is repeated
+    "${1,256}": "",
 }
 
 

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from lggseg import registry
 from lggseg.data import DataError
 from lggseg.predict import FILES, Segmenter
+
+if TYPE_CHECKING:
+    from aws_shapes import Request
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 
@@ -64,3 +69,25 @@ def test_what_an_interrupted_copy_left_is_no_version(tmp_path: Path) -> None:
 def test_names_stay_inside_the_registry(name: str) -> None:
     with pytest.raises(ValueError, match="expected the plain name"):
         registry.register(MODEL, name)
+
+
+def test_a_model_is_registered_with_sagemaker_with_its_metrics(aws: list[Request]) -> None:
+    from lggseg.cloud.account import open_account
+
+    first, second = (registry.register(MODEL, "unet", to="sagemaker") for _ in range(2))
+    assert first.endswith("/lggseg-demo-unet/1") and second.endswith("/lggseg-demo-unet/2")
+    session = open_account().session
+    sagemaker = session.client("sagemaker")
+    found = sagemaker.describe_model_package(ModelPackageName=first)
+    assert found["ModelApprovalStatus"] == "PendingManualApproval"
+    card = json.loads((MODEL / "config.json").read_text())
+    properties = found["CustomerMetadataProperties"]
+    assert properties["data_fingerprint"] == card["data_fingerprint"]
+    uri = found["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"]
+    bucket, key = uri.removeprefix("s3://").split("/", 1)
+    body = session.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+    dice = json.loads(body)["segmentation_metrics"]["dice"]
+    assert dice["value"] == card["cross_validation"]["dice"]["mean"]
+    group = sagemaker.describe_model_package_group(ModelPackageGroupName="lggseg-demo-unet")
+    tags = sagemaker.list_tags(ResourceArn=group["ModelPackageGroupArn"])["Tags"]
+    assert {"Key": "run", "Value": "demo"} in tags

@@ -23,13 +23,19 @@ def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: s
 
     ``latest`` and the given aliases mean it from then on. ``to="wandb"`` logs it as an artifact of
     Weights & Biases instead, which numbers the versions itself, and returns the artifact's name.
-    Raises ``DataError`` unless the folder holds a model that loads, ``ValueError`` for a name that
-    is no name of a folder.
+    ``to="sagemaker"`` registers it in SageMaker's Model Registry, which has no aliases, and returns
+    the version's ARN. Raises ``DataError`` unless the folder holds a model that loads,
+    ``ValueError`` for a name that is no name of a folder.
     """
     folder = _folder(name)
     Segmenter.load(model)
     if to == "wandb":
         return tracking.register(Path(model), name, aliases)
+    if to == "sagemaker":
+        from lggseg.cloud.account import open_account
+        from lggseg.cloud.model_registry import register_on_aws
+
+        return register_on_aws(Path(model), name, open_account())
     version = f"v{max(_versions(folder), default=0) + 1}"
     beside = folder / f".{version}"
     shutil.rmtree(beside, ignore_errors=True)
