@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lggseg.client import Send
 from lggseg.cloud import preflight
 from lggseg.cloud.account import Account
 from lggseg.cloud.endpoints import Endpoint
