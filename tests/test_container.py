@@ -1,0 +1,161 @@
+"""What SageMaker's training container does with the files that it is given."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lggseg import container
+from lggseg.config import Config, from_hyperparameters, profile
+from lggseg.data import Cohort
+from lggseg.packing import PACKED, pack
+from lggseg.predict import Segmenter
+from lggseg.splits import make_split, split_fingerprint, write_split
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = replace(profile("smoke"), width=4, epochs=1, precision="32-true")
+# What the SDK and the tuner add.
+OWN = {"sagemaker_program": '"train.py"', "_tuning_objective_metric": "val/dice"}
+
+
+def prepare(root: Path, values: object, data: Path) -> Path:
+    """``/opt/ml`` with hyperparameters and a channel of data."""
+    (root / "input" / "config").mkdir(parents=True)
+    (root / "input" / "config" / "hyperparameters.json").write_text(json.dumps(values))
+    (root / "input" / "data").mkdir()
+    (root / "input" / "data" / "train").symlink_to(data)
+    return root
+
+
+def failure(root: Path) -> str:
+    return (root / "output" / "failure").read_text()
+
+
+@pytest.mark.parametrize("config", [Config(), TINY, profile("demo")])
+def test_a_config_comes_through_hyperparameters_unchanged(config: Config) -> None:
+    quoted = {name: json.dumps(text) for name, text in config.to_strings().items()}
+    for strings in (config.to_strings(), quoted):
+        assert from_hyperparameters({**strings, **OWN}) == config
+
+
+def test_hyperparameters_may_start_from_a_profile_and_a_network() -> None:
+    assert from_hyperparameters({}) == profile("full")
+    assert from_hyperparameters({"profile": "smoke", "epochs": "7"}).epochs == 7
+    assert from_hyperparameters({"network": '"swin_unetr"'}).width == 24
+
+
+@pytest.fixture(scope="module")
+def done(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished job of the tiniest training."""
+    root = tmp_path_factory.mktemp("job") / "ml"
+    prepare(root, {**TINY.to_strings(), **OWN}, cohort.root)
+    assert container.main(root) == 0
+    return root
+
+
+def test_a_job_leaves_a_model_and_its_tables(done: Path, cohort: Cohort) -> None:
+    segmenter = Segmenter.load(done / "model")
+    assert segmenter.config == TINY
+    assert segmenter.card["split_fingerprint"] == split_fingerprint(make_split(cohort))
+    assert len(pd.read_csv(done / "output" / "data" / "metrics.csv")) == TINY.epochs
+    assert not (done / "output" / "failure").exists()
+
+
+def test_a_job_that_was_done_gives_the_same_model_without_training(
+    done: Path, cohort: Cohort, tmp_path: Path
+) -> None:
+    again = prepare(tmp_path / "ml", TINY.to_strings(), cohort.root)
+    shutil.copytree(done / "checkpoints", again / "checkpoints")
+    stamp = (again / "checkpoints" / "metrics.csv").stat().st_mtime_ns
+    assert container.main(again) == 0
+    assert (again / "checkpoints" / "metrics.csv").stat().st_mtime_ns == stamp
+    graphs = [(root / "model" / "model.onnx").read_bytes() for root in (done, again)]
+    assert graphs[0] == graphs[1]
+
+
+def test_a_packed_cohort_and_a_split_of_ones_own(
+    done: Path, cohort: Cohort, tmp_path: Path
+) -> None:
+    (tmp_path / "packed").mkdir()
+    pack(cohort, tmp_path / "packed" / PACKED)
+    root = prepare(tmp_path / "ml", TINY.to_strings(), tmp_path / "packed")
+    split = make_split(cohort, seed=1)
+    write_split(split, root / "input" / "data" / "split" / "split.csv")
+    assert container.main(root) == 0, failure(root)
+    card = Segmenter.load(root / "model").card
+    assert card["split_fingerprint"] == split_fingerprint(split)
+    assert card["data_fingerprint"] == Segmenter.load(done / "model").card["data_fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"epoch": "3"}, "unknown knob 'epoch'"),
+        ({"epochs": "three"}, "epochs='three': expected a value of type int"),
+        ({"paste": "perhaps"}, "paste='perhaps': expected true or false"),
+        ({"dropout": "2"}, "dropout=2.0: expected a value from 0 to 1"),
+        ({"profile": "huge"}, "profile 'huge': expected one of"),
+        (["epochs"], "found a wrong hyperparameter"),
+    ],
+)
+def test_a_wrong_hyperparameter_is_told_to_sagemaker(
+    values: object, said: str, tree: Path, tmp_path: Path
+) -> None:
+    root = prepare(tmp_path / "ml", values, tree)
+    assert container.main(root) == 1
+    assert said in failure(root) and "hyperparameters.json" in failure(root)
+    assert not (root / "model").exists()
+
+
+def test_missing_data_are_told_to_sagemaker(tmp_path: Path) -> None:
+    root = prepare(tmp_path / "ml", {}, tmp_path / "nowhere")
+    assert container.main(root) == 1
+    assert "found no such folder" in failure(root)
+
+
+def test_a_fault_of_ours_leaves_the_end_of_its_traceback(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(root: Path) -> None:
+        raise ZeroDivisionError("x" * 2000)
+
+    monkeypatch.setattr(container, "run_job", fault)
+    root = prepare(tmp_path / "ml", {}, tree)
+    assert container.main(root) == 1
+    assert len(failure(root)) == 1024 and failure(root).endswith("xxx\n")
+
+
+def names(file: Path) -> set[str]:
+    """The packages that a file of requirements names."""
+    lines = [line for line in file.read_text().splitlines() if re.match(r"[A-Za-z]", line)]
+    return {re.split(r"[=\[ ]", line)[0].lower() for line in lines}
+
+
+@pytest.mark.parametrize("target", ["serve", "train"])
+def test_the_images_get_the_locked_versions(target: str) -> None:
+    file = ROOT / "container" / f"requirements-{target}.txt"
+    locked = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line]
+    assert "-c ../requirements.txt" in file.read_text().splitlines()
+    assert names(file) <= {line.split("==")[0].lower() for line in locked}
+    assert "==" not in file.read_text(), "a version stands in requirements.txt alone"
+
+
+def test_the_served_image_lacks_torch() -> None:
+    assert not names(ROOT / "container" / "requirements-serve.txt") & {"torch", "monai", "pandas"}
+
+
+def test_what_the_dockerfile_copies_is_in_its_context() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    allowed = {line[1:] for line in ignored if line.startswith("!")}
+    dockerfile = (ROOT / "container" / "Dockerfile").read_text()
+    for sources in re.findall(r"^COPY (.+) \S+$", dockerfile, re.M):
+        for source in sources.split():
+            assert (ROOT / source).exists() and source.split("/")[0] in allowed, source
+    for script in ("serve", "train"):
+        assert (ROOT / "container" / script).stat().st_mode & 0o111
