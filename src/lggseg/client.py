@@ -48,11 +48,12 @@ def http_sender(url: str, timeout: float = 60) -> Send:
 def segment(volume: np.ndarray, send: Send, part: int = PART) -> Prediction:
     """What ``Segmenter.predict(volume)`` gives, to the pixel, asked for ``part`` slices at a time.
 
-    volume: uint8 ``(slices, 256, 256, 3)``. Raises what ``send`` raises, and ``ValueError`` unless
-    ``part`` is whole batches: the network has to see the same batches to give the same floats.
+    volume: uint8 ``(slices, 256, 256, 3)``. The floats are the same too where ``part`` is whole
+    batches, which the network then sees as in one piece. Raises what ``send`` raises, and
+    ``ValueError`` for a part that is no multiple or divisor of a batch.
     """
-    if part % BATCH or not 0 < part <= PART:
-        raise ValueError(f"part={part}: expected a multiple of {BATCH} up to {PART}")
+    if not 0 < part <= PART or (part % BATCH and BATCH % part):
+        raise ValueError(f"part={part}: expected a multiple or divisor of {BATCH} up to {PART}")
     statistics = channel_statistics(volume)
     model = json.loads(_ask(send, volume[:1], statistics, JSON, ""))["model"]
     parts = []

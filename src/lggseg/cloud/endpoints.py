@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 import numpy as np
 
-from lggseg.client import Send, http_sender, segment
+from lggseg.client import PART, Send, http_sender, segment
 from lggseg.cloud.preflight import free_port
 from lggseg.predict import Prediction, Segmenter
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lggseg.cloud.account import Account
 
 PLACES = ("here", "sagemaker-local", "sagemaker")
+KINDS = ("real-time", "serverless", "asynchronous")
 START_SECONDS, STOP_SECONDS = 60, 30
 
 
@@ -33,17 +34,18 @@ class Endpoint:
     """A model that answers. As a context manager it is deleted at the end.
 
     url: of ``/invocations``; send: the transport to it (see :mod:`lggseg.client`); delete: stops
-    it, and may be called twice.
+    it, and may be called twice; part: slices a request.
     """
 
     url: str
     send: Send
     delete: Callable[[], None]
+    part: int = PART
 
     def predict(self, volume: np.ndarray) -> Prediction:
         """The mask and probability of a volume, uint8 ``(slices, 256, 256, 3)``: the same as
         ``Segmenter.predict`` gives, sent in parts where it is large."""
-        return segment(volume, self.send)
+        return segment(volume, self.send, self.part)
 
     def __enter__(self) -> Self:
         return self
@@ -59,13 +61,18 @@ def deploy(
     port: int = 0,
     account: Account | None = None,
     instance: str = "ml.m5.large",
+    kind: str = "real-time",
 ) -> Endpoint:
     """Serve a model folder, in one of three places with the same answers:
 
     ``here``: a child process that ends with this one at the latest, on a port of the loopback
     interface. ``sagemaker-local``: SageMaker's container in Docker on this machine (the image
-    ``lggseg:serve``, which listens on all interfaces). ``sagemaker``: a real-time endpoint on AWS,
-    of one ``instance``, which costs money until it is deleted.
+    ``lggseg:serve``, which listens on all interfaces). ``sagemaker``: an endpoint on AWS, which
+    costs money until it is deleted.
+
+    kind, on AWS: ``real-time`` and ``asynchronous`` are one ``instance``; the latter takes requests
+    and gives answers through S3, and queues them. ``serverless`` costs by the request instead, but
+    wakes up for seconds, and is asked for 8 slices at a time, since it takes little.
 
     port: on this machine; 0: any free one. account: by default what
     :func:`lggseg.cloud.account.open_account` opens.
@@ -75,6 +82,8 @@ def deploy(
     is left behind then.
     """
     Segmenter.load(model)
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}: expected one of {KINDS}")
     if where == "here":
         return _start(Path(model), free_port(port))
     if where == "sagemaker-local":
@@ -85,7 +94,7 @@ def deploy(
         from lggseg.cloud.account import open_account
         from lggseg.cloud.hosting import deploy_on_aws
 
-        return deploy_on_aws(Path(model), account or open_account(), instance)
+        return deploy_on_aws(Path(model), account or open_account(), instance, kind)
     raise ValueError(f"where={where!r}: expected one of {PLACES}")
 
 

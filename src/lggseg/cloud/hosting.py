@@ -7,7 +7,7 @@ import tarfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,11 @@ from lggseg.formats import ATTRIBUTES_HEADER, JSON
 from lggseg.predict import FILES
 
 POLL_SECONDS, START_SECONDS = 5, 1800
+# How often an asynchronous endpoint's answer is looked for.
+ASK_SECONDS = 0.5
+# Two cores' worth of memory. Its requests and answers have at most 4 MB, half a batch's.
+SERVERLESS = {"MemorySizeInMB": 4096, "MaxConcurrency": 2}
+SERVERLESS_PART = 8
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,9 @@ class Clients:
 @dataclass(frozen=True)
 class Hosted:
     """What an endpoint is made of: its image, the URI of the packed model folder, the role that it
-    acts in, the kind of its one instance, where it is to be asked, and the tags of all parts."""
+    acts in, the kind of its one instance, where it is to be asked, and the tags of all parts;
+    serverless: its memory and concurrency instead of an instance; options: further parameters of
+    its configuration."""
 
     image: str
     model_data: str
@@ -43,28 +50,46 @@ class Hosted:
     instance: str
     url: str
     tags: list[dict[str, str]]
+    serverless: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
-def deploy_on_aws(model: Path, account: Account, instance: str) -> Endpoint:
-    """A real-time endpoint on AWS of a model folder; see :func:`lggseg.cloud.deploy`."""
+def deploy_on_aws(
+    model: Path, account: Account, instance: str, kind: str = "real-time"
+) -> Endpoint:
+    """An endpoint on AWS of a model folder; see :func:`lggseg.cloud.deploy`."""
     preflight.require_account(account)
     name, session = new_name(account.prefix), account.session
     clients = Clients(session.client("sagemaker"), session.client("sagemaker-runtime"))
     url = f"{clients.runtime.meta.endpoint_url}/endpoints/{name}/invocations"
     with ExitStack() as made:
-        model_data = _upload(model, account, name, made)
+        folder = f"runs/{account.run}/endpoints/{name}"
+        model_data = _upload(model, account, folder, made)
         image = own_image(account, "serve")
         hosted = Hosted(image, model_data, account.role, instance, url, account.tags)
+        if kind == "serverless":
+            hosted = replace(hosted, serverless=SERVERLESS)
+            endpoint = create_endpoint(clients, name, hosted, made.pop_all())
+            return replace(endpoint, part=SERVERLESS_PART)
+        if kind == "asynchronous":
+            hosted = replace(hosted, options=_asynchronous(f"s3://{account.bucket}/{folder}"))
+            endpoint = create_endpoint(clients, name, hosted, made.pop_all())
+            send = partial(_send_by_s3, account, clients.runtime, name, url, folder)
+            return replace(endpoint, send=send)
         return create_endpoint(clients, name, hosted, made.pop_all())
 
 
-def _upload(model: Path, account: Account, name: str, made: ExitStack) -> str:
+def _upload(model: Path, account: Account, folder: str, made: ExitStack) -> str:
     make_bucket(account)
-    key = f"runs/{account.run}/endpoints/{name}/model.tar.gz"
-    delete = account.session.client("s3").delete_object
-    made.callback(delete, Bucket=account.bucket, Key=key)
-    with TemporaryDirectory(prefix="lggseg-") as folder:
-        return put(pack(model, Path(folder) / "model.tar.gz"), account, key)
+    bucket = account.session.resource("s3").Bucket(account.bucket)
+    made.callback(lambda: bucket.objects.filter(Prefix=f"{folder}/").delete())
+    with TemporaryDirectory(prefix="lggseg-") as here:
+        return put(pack(model, Path(here) / "model.tar.gz"), account, f"{folder}/model.tar.gz")
+
+
+def _asynchronous(folder: str) -> dict[str, Any]:
+    output = {"S3OutputPath": f"{folder}/answers", "S3FailurePath": f"{folder}/failures"}
+    return {"AsyncInferenceConfig": {"OutputConfig": output}}
 
 
 def create_endpoint(clients: Clients, name: str, hosted: Hosted, made: ExitStack) -> Endpoint:
@@ -75,8 +100,10 @@ def create_endpoint(clients: Clients, name: str, hosted: Hosted, made: ExitStack
     """
     sagemaker = clients.sagemaker
     container = {"Image": hosted.image, "ModelDataUrl": hosted.model_data, "Environment": {}}
-    variant = {"VariantName": "all", "ModelName": name, "InitialInstanceCount": 1}
-    variants = [{**variant, "InstanceType": hosted.instance}]
+    hardware: dict[str, Any] = {"InitialInstanceCount": 1, "InstanceType": hosted.instance}
+    if hosted.serverless:
+        hardware = {"ServerlessConfig": hosted.serverless}
+    variants = [{"VariantName": "all", "ModelName": name, **hardware}]
     tags = hosted.tags
     with made:
         # What undoes a call stands ready before it: an interrupt may come in between.
@@ -86,7 +113,7 @@ def create_endpoint(clients: Clients, name: str, hosted: Hosted, made: ExitStack
         )
         made.callback(_forget, sagemaker.delete_endpoint_config, EndpointConfigName=name)
         sagemaker.create_endpoint_config(
-            EndpointConfigName=name, ProductionVariants=variants, Tags=tags
+            EndpointConfigName=name, ProductionVariants=variants, Tags=tags, **hosted.options
         )
         made.callback(_forget, sagemaker.delete_endpoint, EndpointName=name)
         sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
@@ -146,6 +173,49 @@ def _send(runtime: Any, name: str, url: str, body: bytes, headers: dict[str, str
     if status >= 400:
         raise RuntimeError(f"{url}: {status} {content.decode()}")
     return content
+
+
+def _send_by_s3(
+    account: Account,
+    runtime: Any,
+    name: str,
+    url: str,
+    folder: str,
+    body: bytes,
+    headers: dict[str, str],
+) -> bytes:
+    """A transport to an asynchronous endpoint: question and answer are files in the bucket."""
+    s3, key = account.session.client("s3"), f"{folder}/questions/{secrets.token_hex(8)}"
+    s3.put_object(Bucket=account.bucket, Key=key, Body=body, ServerSideEncryption="AES256")
+    more = {"Accept": headers.get("Accept", JSON)}
+    if headers.get(ATTRIBUTES_HEADER):
+        more["CustomAttributes"] = headers[ATTRIBUTES_HEADER]
+    where = runtime.invoke_endpoint_async(
+        EndpointName=name,
+        InputLocation=f"s3://{account.bucket}/{key}",
+        ContentType=headers["Content-Type"],
+        **more,
+    )
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        for place in ("OutputLocation", "FailureLocation"):
+            content = _read_if_there(s3, where.get(place, ""))
+            if content is not None and place == "OutputLocation":
+                return content
+            if content is not None:
+                raise RuntimeError(f"{url}: {content.decode(errors='replace')}")
+        time.sleep(ASK_SECONDS)
+    raise RuntimeError(f"{url}: found no answer after {START_SECONDS} s.")
+
+
+def _read_if_there(s3: Any, uri: str) -> bytes | None:
+    if not uri:
+        return None
+    bucket, key = uri.removeprefix("s3://").split("/", 1)
+    try:
+        return bytes(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+    except s3.exceptions.NoSuchKey:
+        return None
 
 
 def new_name(prefix: str) -> str:
