@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lggseg.cloud.account import Account
 
 PLACES = ("here", "sagemaker-local", "sagemaker")
+# Two cores: a request at a time.
+INSTANCE = "ml.m5.large"
 START_SECONDS, STOP_SECONDS = 60, 30
 
 
@@ -58,7 +60,7 @@ def deploy(
     *,
     port: int = 0,
     account: Account | None = None,
-    instance: str = "ml.m5.large",
+    instance: str = INSTANCE,
 ) -> Endpoint:
     """Serve a model folder, in one of three places with the same answers:
 

@@ -135,10 +135,9 @@ def _send(runtime: Any, name: str, url: str, body: bytes, headers: dict[str, str
             EndpointName=name, Body=body, ContentType=headers["Content-Type"], **more
         )
     except ClientError as error:
-        said = error.response.get("OriginalMessage", error.response["Error"]["Message"])
-        status = error.response.get(
-            "OriginalStatusCode", error.response["ResponseMetadata"]["HTTPStatusCode"]
-        )
+        told = error.response
+        status = told.get("OriginalStatusCode", told["Error"]["Code"])
+        said = told.get("OriginalMessage", told["Error"]["Message"])
         raise RuntimeError(f"{url}: {status} {said}") from error
     content = bytes(answer["Body"].read())
     # Local mode hands a refusal over as an answer.
