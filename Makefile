@@ -29,6 +29,10 @@ test: $(BIN)/.dev ## install, then lint, type-check and test
 	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
 	$(BIN)/python -m pytest
 
+test-docker: $(BIN)/.aws ## test the images and SageMaker's local mode in Docker, which it may start
+	container/with_engine.sh bash -c \
+	  'container/build_images.sh && LGGSEG_REQUIRE=docker $(BIN)/python -m pytest -s tests/test_docker.py'
+
 data: $(BIN)/.base ## download the real cohort from Kaggle into data/
 	$(BIN)/lggseg download data
 
@@ -41,7 +45,7 @@ format: $(BIN)/.dev ## format the code and strip the notebooks' outputs
 	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
 
 image: ## build the Docker images lggseg:serve and lggseg:train
-	for target in serve train; do DOCKER_BUILDKIT=1 $(DOCKER) build -q $(BUILD_OPTIONS) \
+	@for target in serve train; do DOCKER_BUILDKIT=1 $(DOCKER) build -q $(BUILD_OPTIONS) \
 	  --build-arg BASE_IMAGE=$(BASE_IMAGE) --file container/Dockerfile --target $$target \
 	  --tag lggseg:$$target . || exit 1; done
 
@@ -65,6 +69,7 @@ $(BIN)/.dev: $(BIN)/.base requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-$(BIN)/.aws: $(BIN)/.base requirements-aws.txt
+# SageMaker's SDK, 1 GB, for what runs in Docker or on AWS.
+$(BIN)/.aws: $(BIN)/.dev requirements-aws.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-aws.txt
 	@touch $@

@@ -111,14 +111,34 @@ def running(account: Account) -> Any:
     return job
 
 
-def test_a_running_job_is_stopped_after_the_endpoint_is_gone(
+def test_a_running_job_is_stopped_before_anything_is_waited_for(
     aws: list[Request], account: Account
 ) -> None:
     running(account)
     delete_everything(account)
     order = [r.operation for r in aws if r.operation.startswith(("Delete", "Stop"))]
-    assert order[:4] == ["DeleteEndpoint", "DeleteEndpointConfig", "DeleteModel", "StopTrainingJob"]
-    assert "DeleteTrainingJob" in order[4:] and left(account) == set()
+    assert order[:2] == ["StopTrainingJob", "DeleteEndpoint"]
+    assert "DeleteTrainingJob" in order[2:] and left(account) == set()
+
+
+def test_an_endpoint_that_is_being_made_is_waited_for(
+    aws: list[Request], account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import ClientError
+
+    fill(account, account.tags)
+    monkeypatch.setattr("lggseg.cloud.hosting.POLL_SECONDS", 0)
+    told = {"Code": "ValidationException", "Message": "Cannot update in-progress endpoint"}
+    refusals = iter([ClientError({"Error": told}, "DeleteEndpoint")] * 2)
+
+    def refuse(**_: object) -> None:
+        if error := next(refusals, None):
+            raise error
+
+    account.session.events.register("before-call.sagemaker.DeleteEndpoint", refuse)
+    delete_everything(account)
+    assert [r.operation for r in aws].count("DeleteEndpoint") == 3
+    assert left(account) == set()
 
 
 def test_a_job_that_does_not_stop_is_named_and_the_rest_is_gone(

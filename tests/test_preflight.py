@@ -56,16 +56,14 @@ def test_a_docker_without_compose(program: Callable[[str, str], None]) -> None:
 def test_a_missing_image(program: Callable[[str, str], None]) -> None:
     program("docker", '[ "$3" = lggseg:serve ]')
     preflight.require_image("lggseg:serve")
-    with pytest.raises(RuntimeError, match="lggseg:train: found no such .* run `make image`"):
+    with pytest.raises(RuntimeError, match=r"lggseg:train: found no such .* run `make image`"):
         preflight.require_image("lggseg:train")
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preflight.require_space(tmp_path, gib=0)
-    monkeypatch.setattr(
-        preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.3 * 2**30)
-    )
-    with pytest.raises(RuntimeError, match="found 0.3 GiB free; expected 2 GiB. Delete"):
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.3 * 2**30))
+    with pytest.raises(RuntimeError, match=r"found 0\.3 GiB free; expected 2 GiB\. Delete"):
         preflight.require_space(tmp_path)
 
 

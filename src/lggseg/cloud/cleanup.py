@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lggseg.cloud.account import PROJECT, Account
+from lggseg.cloud.hosting import forget
 from lggseg.cloud.storage import has_bucket
 
 # How long a job may take to stop, and how often it is asked whether it has.
@@ -29,7 +30,7 @@ class Resource:
     status: str
 
 
-# In the order of deletion, each with the key under which its list comes: what costs most is first.
+# In the order of deletion, each with the key under which its list comes.
 _SERVING = {"Endpoint": "Endpoints", "EndpointConfig": "EndpointConfigs", "Model": "Models"}
 # A tuning job first: it would start further trainings.
 _JOBS = {
@@ -51,10 +52,11 @@ def delete_everything(account: Account, *, whole_project: bool = False) -> list[
     """
     sagemaker = account.session.client("sagemaker")
     run = "" if whole_project else account.run
-    deleted = [_delete(sagemaker, found) for found in _find(sagemaker, _SERVING, run)]
+    # First of all, since an endpoint that is still being made has to be waited for.
     running = [job for job in _find(sagemaker, _JOBS, run) if job.status == "InProgress"]
     for job in running:
         getattr(sagemaker, f"stop{_snake(job.kind)}")(**{f"{job.kind}Name": job.name})
+    deleted = [_delete(sagemaker, found) for found in _find(sagemaker, _SERVING, run)]
     deleted += _delete_packages(sagemaker, run)
     deleted += _delete_logs(account, whole_project)
     _wait_for_stops(sagemaker, run)
@@ -93,7 +95,7 @@ def _snake(kind: str) -> str:
 
 
 def _delete(sagemaker: Any, found: Resource) -> str:
-    getattr(sagemaker, f"delete{_snake(found.kind)}")(**{f"{found.kind}Name": found.name})
+    forget(getattr(sagemaker, f"delete{_snake(found.kind)}"), **{f"{found.kind}Name": found.name})
     return found.arn
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PLACES = ("here", "sagemaker-local", "sagemaker")
 KINDS = ("real-time", "serverless", "asynchronous")
+# Two cores: a request at a time.
+INSTANCE = "ml.m5.large"
 START_SECONDS, STOP_SECONDS = 60, 30
 
 
@@ -60,7 +62,7 @@ def deploy(
     *,
     port: int = 0,
     account: Account | None = None,
-    instance: str = "ml.m5.large",
+    instance: str = INSTANCE,
     kind: str = "real-time",
 ) -> Endpoint:
     """Serve a model folder, in one of three places with the same answers:

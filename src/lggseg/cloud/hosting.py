@@ -107,15 +107,15 @@ def create_endpoint(clients: Clients, name: str, hosted: Hosted, made: ExitStack
     tags = hosted.tags
     with made:
         # What undoes a call stands ready before it: an interrupt may come in between.
-        made.callback(_forget, sagemaker.delete_model, ModelName=name)
+        made.callback(forget, sagemaker.delete_model, ModelName=name)
         sagemaker.create_model(
             ModelName=name, PrimaryContainer=container, ExecutionRoleArn=hosted.role, Tags=tags
         )
-        made.callback(_forget, sagemaker.delete_endpoint_config, EndpointConfigName=name)
+        made.callback(forget, sagemaker.delete_endpoint_config, EndpointConfigName=name)
         sagemaker.create_endpoint_config(
             EndpointConfigName=name, ProductionVariants=variants, Tags=tags, **hosted.options
         )
-        made.callback(_forget, sagemaker.delete_endpoint, EndpointName=name)
+        made.callback(forget, sagemaker.delete_endpoint, EndpointName=name)
         sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
         _wait_until_settled(sagemaker, name)
         send = partial(_send, clients.runtime, name, hosted.url)
@@ -133,7 +133,7 @@ def _wait_until_settled(sagemaker: Any, name: str) -> None:
         raise RuntimeError(f"{name}: the endpoint did not start ({reason}).")
 
 
-def _forget(delete: Callable[..., object], **name: str) -> None:
+def forget(delete: Callable[..., object], **name: str) -> None:
     """Delete what may be there. AWS deletes no endpoint that is still being made: wait for it."""
     from botocore.exceptions import ClientError
 
@@ -162,10 +162,9 @@ def _send(runtime: Any, name: str, url: str, body: bytes, headers: dict[str, str
             EndpointName=name, Body=body, ContentType=headers["Content-Type"], **more
         )
     except ClientError as error:
-        said = error.response.get("OriginalMessage", error.response["Error"]["Message"])
-        status = error.response.get(
-            "OriginalStatusCode", error.response["ResponseMetadata"]["HTTPStatusCode"]
-        )
+        told = error.response
+        status = told.get("OriginalStatusCode", told["Error"]["Code"])
+        said = told.get("OriginalMessage", told["Error"]["Message"])
         raise RuntimeError(f"{url}: {status} {said}") from error
     content = bytes(answer["Body"].read())
     # Local mode hands a refusal over as an answer.
