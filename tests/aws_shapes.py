@@ -108,6 +108,7 @@ _JAVA = {
     r"\p{S}": "$+<=>^`|~",
     r"\p{Alnum}": "a-zA-Z0-9",
     r"\p{Print}": "[ -~]",
+    r"\p{ASCII}": r"[\x00-\x7f]",
     r"\uD800\uDC00-\uDBFF\uDFFF": "",
     "${1,128}": "",  # how often an end is repeated
     "${1,256}": "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +121,14 @@ def account(aws: list[Request]) -> Account:
     from lggseg.cloud.account import open_account
 
     return open_account("test")
+
+
+@pytest.fixture
+def pushed(account: Account) -> Account:
+    """The account, with an image to serve in its registry."""
+    ecr = account.session.client("ecr")
+    ecr.create_repository(repositoryName="lggseg")
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    manifest = {"schemaVersion": 2, "mediaType": kind, "config": {}, "layers": []}
+    ecr.put_image(repositoryName="lggseg", imageTag="serve", imageManifest=json.dumps(manifest))
+    return account

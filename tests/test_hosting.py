@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from contextlib import ExitStack
 from io import BytesIO
@@ -23,17 +22,6 @@ if TYPE_CHECKING:
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CALLS = ("create_model", "create_endpoint_config", "create_endpoint", "describe_endpoint")
-
-
-@pytest.fixture
-def pushed(account: Account) -> Account:
-    """The account, with an image to serve in its registry."""
-    ecr = account.session.client("ecr")
-    ecr.create_repository(repositoryName="lggseg")
-    kind = "application/vnd.docker.distribution.manifest.v2+json"
-    manifest = {"schemaVersion": 2, "mediaType": kind, "config": {}, "layers": []}
-    ecr.put_image(repositoryName="lggseg", imageTag="serve", imageManifest=json.dumps(manifest))
-    return account
 
 
 def what_is_there(account: Account) -> list[str]:

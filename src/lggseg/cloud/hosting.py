@@ -154,13 +154,8 @@ def _send(runtime: Any, name: str, url: str, body: bytes, headers: dict[str, str
     """A transport (:mod:`lggseg.client`) by the runtime's client, with the same errors."""
     from botocore.exceptions import ClientError
 
-    more = {"Accept": headers.get("Accept", JSON)}
-    if headers.get(ATTRIBUTES_HEADER):
-        more["CustomAttributes"] = headers[ATTRIBUTES_HEADER]
     try:
-        answer = runtime.invoke_endpoint(
-            EndpointName=name, Body=body, ContentType=headers["Content-Type"], **more
-        )
+        answer = runtime.invoke_endpoint(EndpointName=name, Body=body, **_parameters(headers))
     except ClientError as error:
         told = error.response
         status = told.get("OriginalStatusCode", told["Error"]["Code"])
@@ -172,6 +167,14 @@ def _send(runtime: Any, name: str, url: str, body: bytes, headers: dict[str, str
     if status >= 400:
         raise RuntimeError(f"{url}: {status} {content.decode()}")
     return content
+
+
+def _parameters(headers: dict[str, str]) -> dict[str, str]:
+    """Headers of a request as the parameters of the runtime's calls."""
+    named = {"ContentType": headers["Content-Type"], "Accept": headers.get("Accept", JSON)}
+    if headers.get(ATTRIBUTES_HEADER):
+        named["CustomAttributes"] = headers[ATTRIBUTES_HEADER]
+    return named
 
 
 def _send_by_s3(
@@ -186,14 +189,9 @@ def _send_by_s3(
     """A transport to an asynchronous endpoint: question and answer are files in the bucket."""
     s3, key = account.session.client("s3"), f"{folder}/questions/{secrets.token_hex(8)}"
     s3.put_object(Bucket=account.bucket, Key=key, Body=body, ServerSideEncryption="AES256")
-    more = {"Accept": headers.get("Accept", JSON)}
-    if headers.get(ATTRIBUTES_HEADER):
-        more["CustomAttributes"] = headers[ATTRIBUTES_HEADER]
+    question = f"s3://{account.bucket}/{key}"
     where = runtime.invoke_endpoint_async(
-        EndpointName=name,
-        InputLocation=f"s3://{account.bucket}/{key}",
-        ContentType=headers["Content-Type"],
-        **more,
+        EndpointName=name, InputLocation=question, **_parameters(headers)
     )
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:

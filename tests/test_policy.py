@@ -1,0 +1,220 @@
+"""One story of all that the project does in an account: its requests are what the policy allows,
+and wherever it is cut off, the clean-up finds what is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sagemaker", reason="the SageMaker SDK is not installed: pip install -e .[aws]")
+
+from test_cleanup import left
+from test_jobs import archive
+from test_transform import answer as answer_transform
+from test_tuning import training
+
+from lggseg.cloud import deploy as deploy_model
+from lggseg.cloud import images, jobs, tuning
+from lggseg.cloud.account import Account
+from lggseg.cloud.cleanup import delete_everything, find_everything
+from lggseg.cloud.cost import Plan
+from lggseg.cloud.model_registry import register_on_aws
+from lggseg.cloud.storage import upload
+from lggseg.cloud.transform import transform
+from lggseg.config import Config
+from lggseg.data import Cohort
+from lggseg.splits import make_split
+
+if TYPE_CHECKING:
+    from aws_shapes import Request
+
+MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
+POLICY = json.loads(resources.files("lggseg.cloud").joinpath("policy.json").read_text())
+PLAN = Plan("ml.g5.xlarge", hours=1, jobs=2)
+VOLUMES = {"a": np.zeros((1, 256, 256, 3), np.uint8)}
+
+# Operations whose permission has another name than they have, or that of others.
+NAMES = {
+    "s3:HeadBucket": ["s3:ListBucket"],
+    "s3:ListObjects": ["s3:ListBucket"],
+    "s3:ListObjectsV2": ["s3:ListBucket"],
+    "s3:ListMultipartUploads": ["s3:ListBucketMultipartUploads"],
+    "s3:HeadObject": ["s3:GetObject"],
+    "s3:PutObject": ["s3:PutObject", "s3:PutObjectTagging"],
+    "s3:CreateMultipartUpload": ["s3:PutObject", "s3:PutObjectTagging"],
+    "s3:UploadPart": ["s3:PutObject"],
+    "s3:CompleteMultipartUpload": ["s3:PutObject"],
+    "s3:DeleteObjects": ["s3:DeleteObject"],
+    "s3:PutPublicAccessBlock": ["s3:PutBucketPublicAccessBlock"],
+    "s3:PutBucketEncryption": ["s3:PutEncryptionConfiguration"],
+    "s3:PutBucketLifecycleConfiguration": ["s3:PutLifecycleConfiguration"],
+    "sts:GetCallerIdentity": [],  # needs no permission
+    # The SDK asks, and goes on where it may not.
+    "s3:ListBuckets": [],
+    "iam:SimulatePrincipalPolicy": [],
+}
+# What follows from requests: a role is handed on, tags are given, Docker pushes layers.
+IMPLIED = {
+    "iam:PassRole",
+    "sagemaker:AddTags",
+    "ecr:TagResource",
+    "ecr:BatchCheckLayerAvailability",
+    "ecr:InitiateLayerUpload",
+    "ecr:UploadLayerPart",
+    "ecr:CompleteLayerUpload",
+    "ecr:PutImage",
+}
+
+
+@pytest.fixture
+def prepared(account: Account, monkeypatch: pytest.MonkeyPatch) -> Account:
+    """The account, with answers where moto has none, and a Docker that does nothing."""
+    for check in ("require_engine", "require_image"):
+        monkeypatch.setattr(f"lggseg.cloud.preflight.{check}", lambda *_: None)
+
+    def no_docker(*arguments: str, input: str | None = None) -> None:
+        if arguments[0] == "push":
+            put_image(account, arguments[1].rpartition(":")[2])
+
+    monkeypatch.setattr(images, "_docker", no_docker)
+    events, runtime = account.session.events, "before-call.sagemaker-runtime"
+    ok = SimpleNamespace(status_code=200)
+    events.register(f"{runtime}.InvokeEndpoint", lambda **_: (ok, {"Body": BytesIO(b"{}")}))
+    events.register(f"{runtime}.InvokeEndpointAsync", lambda **asked: (ok, echo(asked)))
+    trials = {"TrainingJobSummaries": [training("Completed", 0.5)]}
+    operation = "ListTrainingJobsForHyperParameterTuningJob"
+    events.register(f"before-call.sagemaker.{operation}", lambda **_: (ok, trials))
+    answer_transform(account)
+    return account
+
+
+def echo(asked: dict[str, Any]) -> dict[str, str]:
+    """An answer that is the question."""
+    return {"OutputLocation": asked["params"]["headers"]["X-Amzn-SageMaker-InputLocation"]}
+
+
+def put_image(account: Account, tag: str) -> None:
+    from moto.ecr.models import ecr_backends
+
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    # Not by a request, since Docker's own do not pass through boto3.
+    ecr_backends[account.number][account.region].put_image(
+        "lggseg", json.dumps({"schemaVersion": 2, "mediaType": kind, "tag": tag}), tag, kind
+    )
+
+
+def put_results(account: Account, name: str) -> None:
+    """What a training job leaves, not by a request of ours."""
+    from moto.s3.models import s3_backends
+
+    backend = s3_backends[account.number]["aws"]
+    for file in ("model.tar.gz", "output.tar.gz"):
+        key = f"runs/{account.run}/jobs/{name}/output/{file}"
+        backend.put_object(account.bucket, key, archive(**{"config.json": "{}"}))
+
+
+def story(account: Account, cohort: Cohort, folder: Path) -> None:
+    """All that costs or makes something, but for the clean-up."""
+    images.push(account)
+    channels = upload(cohort, make_split(cohort), account)
+    for own in (True, False):
+        plan = Plan("ml.g5.xlarge", hours=1, spot=own)
+        job = jobs.start_training(Config(seed=own), channels, account, plan, aws_image=not own)
+        jobs.wait(job)
+        put_results(account, job.training_job_name)
+        jobs.fetch_run(job, account, folder / str(own))
+    tuning.tune(Config(), channels, account, PLAN)
+    register_on_aws(MODEL, "unet", account)
+    transform(MODEL, VOLUMES, account, PLAN, folder)
+    for kind in ("real-time", "serverless", "asynchronous"):
+        with deploy_model(MODEL, "sagemaker", account=account, kind=kind) as endpoint:
+            endpoint.send(b"", {"Content-Type": "application/x-npy"})
+
+
+@pytest.fixture(autouse=True)
+def _names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that start within a second would have one name."""
+    numbers = iter(range(999))
+    unique = "sagemaker.train.model_trainer._get_unique_name"
+    monkeypatch.setattr(unique, lambda base: f"{base}-{next(numbers)}")
+
+
+def allowed() -> set[str]:
+    actions = [statement["Action"] for statement in POLICY["Statement"]]
+    return {action for listed in actions for action in listed}
+
+
+def test_the_policy_allows_exactly_what_is_called(
+    aws: list[Request], prepared: Account, cohort: Cohort, tmp_path: Path
+) -> None:
+    story(prepared, cohort, tmp_path)
+    running_jobs(prepared)
+    find_everything(prepared)
+    delete_everything(prepared)
+    half = {"Bucket": prepared.bucket, "Key": "data/half"}
+    prepared.session.client("s3").create_multipart_upload(**half)
+    delete_everything(prepared, whole_project=True)
+    called = {f"{request.service}:{request.operation}" for request in aws}
+    needed = {action for call in called for action in NAMES.get(call, [call])}
+    assert sorted(needed | IMPLIED) == sorted(allowed())
+    assert not [r for r in aws if r.params.get("ACL") or r.operation.endswith("Acl")]
+
+
+def running_jobs(account: Account) -> None:
+    """Let a job of each kind run, so that it has to be stopped."""
+    from moto.sagemaker.models import sagemaker_backends
+
+    backend = sagemaker_backends[account.number][account.region]
+    for kind in ("training_job", "hyper_parameter_tuning_job", "transform_job"):
+        for job in getattr(backend, f"{kind}s").values():
+            setattr(job, f"{kind}_status", "InProgress")
+
+
+def test_every_statement_is_of_the_project_alone() -> None:
+    for statement in POLICY["Statement"]:
+        assert statement["Effect"] == "Allow"
+        assert not [action for action in statement["Action"] if "*" in action]
+        if statement["Resource"] == "*":
+            verbs = {action.split(":")[1] for action in statement["Action"]}
+            assert all(verb.startswith(("List", "Describe", "Get")) for verb in verbs), verbs
+        else:
+            assert all("lggseg" in resource for resource in statement["Resource"])
+
+
+class Cut(Exception):
+    """The network is gone."""
+
+
+def cut_after(account: Account, count: int) -> Callable[[], None]:
+    """After so many creations everything but deletion fails; returns what repairs the network."""
+    made = []
+
+    def cut(model: Any, **_: object) -> None:
+        if len(made) >= count:
+            raise Cut
+        if model.name.startswith(("Create", "Put", "Start")):
+            made.append(model.name)
+
+    account.session.events.register_first("before-call.*.*", cut)
+    return lambda: account.session.events.unregister("before-call.*.*", cut)
+
+
+@pytest.mark.parametrize("count", range(1, 33, 3))
+def test_wherever_the_story_is_cut_off_the_clean_up_finds_the_rest(
+    prepared: Account, cohort: Cohort, tmp_path: Path, count: int
+) -> None:
+    repair = cut_after(prepared, count)
+    with pytest.raises(Cut):
+        story(prepared, cohort, tmp_path)
+    repair()
+    delete_everything(prepared, whole_project=True)
+    assert left(prepared) == set()
+    assert prepared.session.client("s3").list_buckets()["Buckets"] == []
