@@ -17,7 +17,9 @@ from lggseg.cloud.account import Account
 from lggseg.cloud.cost import Plan
 from lggseg.cloud.storage import make_bucket
 from lggseg.config import Config
+from lggseg.container import TABLES
 from lggseg.paths import DataError
+from lggseg.predict import FILES
 
 if TYPE_CHECKING:
     from aws_shapes import Request
@@ -123,9 +125,10 @@ def leave_results(account: Account) -> None:
     account.session.events.register("before-parameter-build.sagemaker.CreateTrainingJob", put)
 
 
+# As the container writes them; anything else is not fetched.
 RESULTS = {
-    "model.tar.gz": archive(**{"model.onnx": "network", "config.json": "card"}),
-    "output.tar.gz": archive(**{"config.json": "knobs", "patients.csv": "patient,dice"}),
+    "model.tar.gz": archive(**{name: f"the {name}" for name in FILES}, other="x"),
+    "output.tar.gz": archive(**{f"data/{name}": f"the {name}" for name in TABLES}),
 }
 
 
@@ -135,13 +138,23 @@ def test_a_run_folder_comes_back(
     make_bucket(account)
     leave_results(account)
     run = jobs.train(Config(), CHANNELS, account, PLAN, tmp_path / "run")
-    assert (run / "model" / "model.onnx").read_text() == "network"
-    assert (run / "model" / "config.json").read_text() == "card"
-    assert (run / "config.json").read_text() == "knobs"
-    assert (run / "patients.csv").read_text() == "patient,dice"
+    files = [run / name for name in TABLES] + [run / "model" / name for name in FILES]
+    assert sorted(path for path in run.rglob("*") if path.is_file()) == sorted(files)
+    assert all(file.read_text() == f"the {file.name}" for file in files)
     assert "lggseg-test-train-" in capsys.readouterr().out
     with pytest.raises(DataError, match="found an earlier run"):
         jobs.train(Config(), CHANNELS, account, PLAN, run)
+
+
+def test_a_job_that_left_no_model_is_named(
+    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bucket(account)
+    monkeypatch.setitem(RESULTS, "model.tar.gz", archive(**{"config.json": "{}"}))
+    leave_results(account)
+    with pytest.raises(DataError, match=r"model.tar.gz: found no model.onnx; expected the files"):
+        jobs.train(Config(), CHANNELS, account, PLAN, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_failed_job_says_why(account: Account, tmp_path: Path) -> None:

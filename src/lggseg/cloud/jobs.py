@@ -14,13 +14,17 @@ import os
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lggseg.cloud.account import PROJECT, Account
 from lggseg.cloud.cost import Plan
 from lggseg.config import Config
-from lggseg.paths import DataError, project_root
+from lggseg.container import TABLES
+from lggseg.paths import DataError, project_root, replace_file
+from lggseg.predict import FILES
 from lggseg.tracking import metric_definitions
 
 if TYPE_CHECKING:
@@ -171,18 +175,27 @@ def fetch_run(job: TrainingJob, account: Account, run: Path) -> Path:
             "completed. Its log is in CloudWatch, /aws/sagemaker/TrainingJobs."
         )
     model = str(job.model_artifacts.s3_model_artifacts)
-    run.mkdir(parents=True)
-    _extract(account, model, run / "model")
-    _extract(account, model.replace("model.tar.gz", "output.tar.gz"), run)
+    _extract(account, model, FILES, run / "model")
+    _extract(account, model.replace("model.tar.gz", "output.tar.gz"), TABLES, run)
     return run
 
 
-def _extract(account: Account, uri: str, folder: Path) -> None:
+def _extract(account: Account, uri: str, names: Sequence[str], folder: Path) -> None:
+    """Download an archive and write these files of it into ``folder``, wherever they lie in it;
+    ``DataError`` when one is missing."""
     bucket, key = uri.removeprefix("s3://").split("/", 1)
     with tempfile.NamedTemporaryFile(suffix=".tar.gz") as file:
         account.session.client("s3").download_file(bucket, key, file.name)
         with tarfile.open(file.name) as tar:
-            tar.extractall(folder, filter="data")
+            members = {Path(member.name).name: member for member in tar if member.isfile()}
+            missing = sorted(set(names) - set(members))
+            if missing:
+                action = "Train again; the job's log says what it wrote."
+                raise DataError(uri, f"no {missing[0]}", f"the files {', '.join(names)}", action)
+            for name in names:
+                content = tar.extractfile(members[name])
+                assert content
+                replace_file(folder / name, partial(Path.write_bytes, data=content.read()))
 
 
 def _digest(config: Config, channels: dict[str, str]) -> str:
