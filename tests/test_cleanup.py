@@ -30,9 +30,7 @@ def fill(account: Account, tags: list[dict[str, str]]) -> None:
     sagemaker.create_model(ModelName=name, ExecutionRoleArn=account.role, **named)
     variant = {"VariantName": "v", "ModelName": name, "InitialInstanceCount": 1}
     variants = [{**variant, "InstanceType": "ml.m5.large"}]
-    sagemaker.create_endpoint_config(
-        EndpointConfigName=name, ProductionVariants=variants, **named
-    )
+    sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=variants, **named)
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, **named)
     sagemaker.create_training_job(
         TrainingJobName=name, RoleArn=account.role, AlgorithmSpecification=ALGORITHM, **JOB, **named
