@@ -136,8 +136,11 @@ def test_a_training_that_fails_says_what_the_container_said(
     assert not (tmp_path / "run").exists()
 
 
+# Whoever starts the tests may have told its children to ignore interrupts.
 DEPLOYING = f"""
+import signal
 from lggseg.cloud import deploy
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with deploy({str(MODEL)!r}, "sagemaker-local") as endpoint:
     print(endpoint.url, flush=True)
     input()

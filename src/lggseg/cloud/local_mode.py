@@ -7,16 +7,20 @@ temporary folder, and are removed with it.
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import os
 import re
 import subprocess
 import tempfile
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import psutil
 
 from lggseg.cloud import preflight
 from lggseg.cloud.account import PROJECT
@@ -37,7 +41,12 @@ def deploy_locally(model: Path, port: int, image: str = "lggseg:serve") -> Endpo
     with ExitStack() as made:
         root = workplace(made, image)
         session = local_session(root, port)
-        clients = Clients(session.sagemaker_client, session.sagemaker_runtime_client)
+        client, stop = session.sagemaker_client, session.sagemaker_client.delete_endpoint
+        # The SDK's telemetry around this call would swallow an interrupt.
+        client.create_endpoint = partial(inspect.unwrap(type(client).create_endpoint), client)
+        # The SDK waits for Docker Compose to end, which may miss the signal to: end it first.
+        client.delete_endpoint = lambda **name: (remove_containers(root), stop(**name))
+        clients = Clients(client, session.sagemaker_runtime_client)
         (root / "model").mkdir()
         model_data = f"file://{pack(model, root / 'model' / 'model.tar.gz')}"
         url = f"http://localhost:{port}/invocations"
@@ -107,7 +116,11 @@ def local_session(root: Path, port: int = 8080) -> Any:
 
 def remove_containers(root: Path) -> None:
     """Remove the containers that Docker Compose made from files below ``root``, and local mode's
-    network where no other container needs it."""
+    network where no other container needs it; a Docker Compose that still runs there is ended."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if str(root) in " ".join(child.cmdline()):
+                child.kill()
     listed = docker("ps", "--all", "--format", f'{{{{.ID}}}} {{{{.Label "{FOLDER_LABEL}"}}}}')
     lines = (line.partition(" ") for line in listed.stdout.splitlines())
     found = [number for number, _, folder in lines if folder and root in Path(folder, "_").parents]

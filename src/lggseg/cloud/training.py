@@ -113,12 +113,17 @@ def _run_container(config: Config, channels: dict[str, str], root: Path, instanc
         sagemaker_session=session,
         base_job_name="lggseg",
     )
+    said = "nothing, and left no model: it was interrupted, or ran out of memory"
     try:
         trainer.train(input_data(channels))
     except RuntimeError as error:
-        failure = root / "artifacts" / "output" / "failure"
-        said = failure.read_text() if failure.exists() else str(error)
-        raise RuntimeError(f"{TRAIN_IMAGE}: the training failed. It said:\n{said}") from error
+        said = str(error)
+    # Its exit status alone would not do: docker-compose may lose that of a container that ends
+    # at once.
+    failure, model = root / "artifacts/output/failure", root / "artifacts/model/model.onnx"
+    if failure.exists() or not model.exists():
+        said = failure.read_text() if failure.exists() else said
+        raise RuntimeError(f"{TRAIN_IMAGE}: the training failed. It said:\n{said}")
 
 
 def _extract(archive: Path, files: dict[str, Path]) -> None:
