@@ -15,7 +15,7 @@ import pytest
 from test_train import CONFIG
 
 from lggseg import cli, tune
-from lggseg.config import SEARCH_SPACE, Config
+from lggseg.config import SEARCH_SPACE, Choice, Config
 from lggseg.data import Cohort, DataError
 from lggseg.splits import make_split
 
@@ -164,6 +164,24 @@ def test_gain_is_measured_on_the_folds_and_seeds_asked_for(
     assert sorted(table["patient"]) == sorted([*expected, *expected])
     assert (table["found"] - table["start"] == 0.25).all()
     assert (table["start"] == 0.25 + table["seed"]).all()
+
+
+def test_the_knob_that_matters_is_the_important_one() -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(40):
+        row: dict[str, Any] = {"number": number, "state": "complete"}
+        for name, space in SEARCH_SPACE.items():
+            if isinstance(space, Choice):
+                row[name] = space.values[rng.integers(len(space.values))]
+            else:
+                row[name] = rng.uniform(space.low, space.high)
+        rows.append({**row, "dice": 0.5 + row["dropout"]})
+    table = pd.DataFrame(rows)
+    found = tune.importances(table)
+    assert found.idxmax() == "dropout" and found.sum() == pytest.approx(1)
+    assert set(found.index) == set(SEARCH_SPACE)
+    assert (tune.importances(table.assign(dice=0.5)) == 0).all()
 
 
 def test_no_completed_trial() -> None:
