@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,8 +93,7 @@ def real_tree() -> Path:
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]:
     """An empty AWS account made by moto, and the requests that reach it. At the end each of them
     must be one that AWS would take."""
-    for package in ("boto3", "moto"):
-        pytest.importorskip(package, reason=f"{package} is not installed: make test-aws")
+    need("aws", all(find_spec(package) for package in ("boto3", "moto", "sagemaker")))
     import boto3
     import moto
     from aws_gaps import filled

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-boto3 = pytest.importorskip("boto3", reason="boto3 is not installed: pip install -e .[aws]")
-moto = pytest.importorskip("moto", reason="moto is not installed")
+boto3 = pytest.importorskip("boto3", reason="aws is missing")
+moto = pytest.importorskip("moto", reason="aws is missing")
 
 from aws_shapes import problems, recorded  # noqa: E402
 from botocore.session import Session  # noqa: E402

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.importorskip("sagemaker", reason="the SageMaker SDK is not installed: pip install -e .[aws]")
-
 from lggseg.cloud import jobs
 from lggseg.cloud.account import Account
 from lggseg.cloud.cost import Plan

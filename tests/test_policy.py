@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("sagemaker", reason="the SageMaker SDK is not installed: pip install -e .[aws]")
-
 from test_cleanup import left
 from test_jobs import RESULTS
 from test_transform import answer as answer_transform
@@ -78,6 +75,10 @@ IMPLIED = {
 @pytest.fixture
 def prepared(account: Account, monkeypatch: pytest.MonkeyPatch) -> Account:
     """The account, with answers where moto has none, and a Docker that does nothing."""
+    # Jobs that start within a second would have one name.
+    numbers = iter(range(999))
+    unique = "sagemaker.train.model_trainer._get_unique_name"
+    monkeypatch.setattr(unique, lambda base: f"{base}-{next(numbers)}")
     for check in ("require_engine", "require_image"):
         monkeypatch.setattr(f"lggseg.cloud.preflight.{check}", lambda *_: None)
 
@@ -126,27 +127,20 @@ def story(account: Account, cohort: Cohort, folder: Path, aws_image: bool = True
     """All that costs or makes something, but for the clean-up. aws_image: train in AWS's image,
     too, which uploads many files."""
     images.push(account)
-    channels = upload(cohort, make_split(cohort), account)
+    split = make_split(cohort)
+    channels = upload(cohort, split, account)
     for theirs in (False, True)[: 1 + aws_image]:
         plan = Plan("ml.g5.xlarge", hours=1, spot=theirs)
         job = jobs.start_training(Config(), channels, account, plan, aws_image=theirs)
         jobs.wait(job)
         put_results(account, job.training_job_name)
         jobs.fetch_run(job, account, folder / str(theirs))
-    tuning.tune(Config(), channels, account, PLAN)
+    tuning.tune(Config(), cohort, split, PLAN, account=account)
     register_on_aws(MODEL, "unet", account)
     transform(MODEL, VOLUMES, account, PLAN, folder)
     for kind in ("real-time", "serverless", "asynchronous"):
         with deploy_model(MODEL, "sagemaker", account=account, kind=kind) as endpoint:
             endpoint.send(b"", {"Content-Type": "application/x-npy"})
-
-
-@pytest.fixture(autouse=True)
-def _names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs that start within a second would have one name."""
-    numbers = iter(range(999))
-    unique = "sagemaker.train.model_trainer._get_unique_name"
-    monkeypatch.setattr(unique, lambda base: f"{base}-{next(numbers)}")
 
 
 def allowed() -> set[str]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 
-pytest.importorskip("sagemaker", reason="the SageMaker SDK is not installed: pip install -e .[aws]")
-
 from lggseg import tune as here
 from lggseg.cloud import tuning
 from lggseg.cloud.account import Account
 from lggseg.cloud.cost import Plan
 from lggseg.config import SEARCH_SPACE, Config, sagemaker_ranges
+from lggseg.data import Cohort
+from lggseg.splits import make_split
 from lggseg.tracking import OBJECTIVE
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def imitate(account: Account, *summaries: dict[str, Any]) -> None:
 
 
 def test_the_table_is_that_of_optuna(
-    account: Account, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    account: Account, cohort: Cohort, capsys: pytest.CaptureFixture[str]
 ) -> None:
     imitate(
         account,
@@ -110,7 +110,7 @@ def test_the_table_is_that_of_optuna(
         training("Stopped"),
         training("Completed", 0.8, learning_rate="0.002"),
     )
-    table = tuning.tune(CONFIG, CHANNELS, account, PLAN)
+    table = tuning.tune(CONFIG, cohort, make_split(cohort), PLAN, account=account)
     assert "lggseg-test-" in capsys.readouterr().out
     assert table["number"].tolist() == [0, 2, 4]
     assert table["state"].tolist() == ["complete", "pruned", "complete"]

@@ -45,8 +45,9 @@ class Account:
 
     @property
     def bucket(self) -> str:
-        """The project's only bucket, shared by its runs."""
-        return f"{PROJECT}-{self.number}-{self.region}"
+        """The project's only bucket, shared by its runs. AWS's ready-made roles for SageMaker may use
+        buckets with ``sagemaker`` in their name."""
+        return f"{PROJECT}-sagemaker-{self.number}-{self.region}"
 
     @property
     def folder(self) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from lggseg.cloud.account import Account
+from lggseg.cloud.account import Account, open_account
 from lggseg.cloud.cost import Plan
 from lggseg.cloud.jobs import ENDED, input_data, model_trainer
+from lggseg.cloud.storage import upload
 from lggseg.config import SEARCH_SPACE, Config, sagemaker_ranges
+from lggseg.data import Cohort
 from lggseg.tracking import OBJECTIVE, metric_definitions
 
 # What lggseg.tune calls the state of a trial; SageMaker stops a training that falls behind.
@@ -23,17 +25,21 @@ _STATES = {"Completed": "complete", "Stopped": "pruned"}
 
 def tune(
     config: Config,
-    channels: dict[str, str],
-    account: Account,
+    cohort: Cohort,
+    split: pd.DataFrame,
     plan: Plan,
     *,
+    account: Account | None = None,
     parallel: int = 2,
     parents: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Search on SageMaker, wait for the end, and return the table of its trials.
 
-    Parameters as in :func:`start_tuning`. Raises ``RuntimeError`` when no training finished.
+    account: by default what :func:`lggseg.cloud.account.open_account` opens; the others as in
+    :func:`start_tuning`. Raises ``RuntimeError`` when no training finished.
     """
+    account = account or open_account()
+    channels = upload(cohort, split, account)
     name = start_tuning(config, channels, account, plan, parallel=parallel, parents=parents)
     wait_for_tuning(name, account)
     return trials_table(name, account, config)
