@@ -92,7 +92,9 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]:
     """An empty AWS account made by moto, and the requests that reach it. At the end each of them
     must be one that AWS would take."""
     for package in ("boto3", "moto"):
-        pytest.importorskip(package, reason=f"{package} is not installed: make test-aws")
+        pytest.importorskip(
+            package, reason=f"{package} is not installed: pip install -r requirements-aws.txt"
+        )
     import boto3
     import moto
     from aws_gaps import filled
