@@ -105,12 +105,12 @@ def inference(config: Config) -> dict[str, Any]:
         **_network(config),
         "preprocessing": _compose(_preprocessing(config)),
         "datalist": _ours("find_scans", dataset_dir="@dataset_dir"),
-        "dataset": _monai("Dataset", data="@datalist", transform="@preprocessing"),
+        "dataset": _component("Dataset", data="@datalist", transform="@preprocessing"),
         "inferer": _inferer(config),
         "postprocessing": _compose(_postprocessing(config)),
-        "dataloader": _monai("DataLoader", dataset="@dataset", batch_size=1),
-        "handlers": [_monai("CheckpointLoader", load_path="@checkpoint", **_LOAD)],
-        "evaluator": _monai(
+        "dataloader": _component("DataLoader", dataset="@dataset", batch_size=1),
+        "handlers": [_component("CheckpointLoader", load_path="@checkpoint", **_LOAD)],
+        "evaluator": _component(
             "SupervisedEvaluator", val_data_loader="@dataloader", val_handlers="@handlers", **_RUN
         ),
         # Evaluator and handlers are MONAI's convention but need pytorch-ignite; this does not.
@@ -126,17 +126,17 @@ _LOAD = {"load_dict": {"model": "@network"}, "map_location": "@device"}
 _RUN = {name: f"@{name}" for name in ("device", "network", "inferer", "postprocessing")}
 
 
-def _monai(target: str, **options: Any) -> dict[str, Any]:
-    """A component of MONAI's, by the name under which its parser knows it."""
+def _component(target: str, **options: Any) -> dict[str, Any]:
+    """What MONAI's parser calls, a class or a function; MONAI's own go by their bare names."""
     return {"_target_": target, **options}
 
 
 def _ours(target: str, **options: Any) -> dict[str, Any]:
-    return _monai(f"{WORKFLOW}.{target}", **options)
+    return _component(f"{WORKFLOW}.{target}", **options)
 
 
 def _compose(steps: list[dict[str, Any]]) -> dict[str, Any]:
-    return _monai("Compose", transforms=steps)
+    return _component("Compose", transforms=steps)
 
 
 def _network(config: Config) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _network(config: Config) -> dict[str, Any]:
     head = f"torch.nn.Conv2d({config.width}, 4, kernel_size=1)"
     layers = f"torch.nn.PixelUnshuffle(2), @body, {head}, torch.nn.PixelShuffle(2)"
     return {
-        "body": _monai(body.__name__, **options),
+        "body": _component(body.__name__, **options),
         "network_def": f"$torch.nn.Sequential({layers})",
         "network": "$@network_def.to(@device).eval()",
     }
@@ -154,9 +154,9 @@ def _network(config: Config) -> dict[str, Any]:
 def _preprocessing(config: Config) -> list[dict[str, Any]]:
     sight = {"neighbours": config.neighbours, "downsample": config.downsample}
     return [
-        _monai("LoadImaged", keys="image", ensure_channel_first=True),
+        _component("LoadImaged", keys="image", ensure_channel_first=True),
         # Slices upwards, rows front to back, columns from the patient's right to the left.
-        _monai("Orientationd", keys="image", axcodes="SPL", labels=None),
+        _component("Orientationd", keys="image", axcodes="SPL", labels=None),
         _ours("ToGridd", keys="image"),
         _ours("ToNetworkInputd", keys="image", **sight),
     ]
@@ -166,7 +166,7 @@ def _inferer(config: Config) -> dict[str, Any]:
     options = {"roi_size": [config.size, config.size], "sw_batch_size": BATCH, "spatial_dim": 0}
     if config.test_flips:
         return _ours("MirrorSliceInferer", **options)
-    return _monai("SliceInferer", **options)
+    return _component("SliceInferer", **options)
 
 
 def _postprocessing(config: Config) -> list[dict[str, Any]]:
@@ -182,12 +182,12 @@ def _postprocessing(config: Config) -> list[dict[str, Any]]:
         "output_name_formatter": f"$lambda meta, saver: {{'subject': {name}, 'idx': None}}",
     }
     return [
-        _monai("Resized", keys="pred", spatial_size=[-1, SIZE, SIZE], mode="trilinear"),
-        _monai("Activationsd", keys="pred", sigmoid=True),
-        _monai("AsDiscreted", keys="pred", threshold=config.threshold),
+        _component("Resized", keys="pred", spatial_size=[-1, SIZE, SIZE], mode="trilinear"),
+        _component("Activationsd", keys="pred", sigmoid=True),
+        _component("AsDiscreted", keys="pred", threshold=config.threshold),
         _ours("DropSmallPartsd", keys="pred", share=config.smallest_part),
-        _monai("Invertd", keys="pred", orig_keys="image", transform="@preprocessing"),
-        _monai("SaveImaged", keys="pred", **saving),
+        _component("Invertd", keys="pred", orig_keys="image", transform="@preprocessing"),
+        _component("SaveImaged", keys="pred", **saving),
     ]
 
 
@@ -331,7 +331,8 @@ python -c "from monai.bundle import run; run(config_file='configs/inference.json
 
 `path/to/patients` holds a folder for each patient with `flair.nii.gz`, `pre.nii.gz` and
 `post.nii.gz` (T1 before and after contrast), registered to each other and on the same voxels; where
-one of the latter two is missing, FLAIR stands in. Any orientation and voxel size will do.
+one of the latter two is missing, FLAIR stands in. Any orientation and voxel size will do, as long
+as the headers tell them.
 `masks/<patient>_mask.nii.gz`, 0 and 1, lies on the scans' voxels. With `pip install fire` the
 same works as `python -m monai.bundle run --config_file …`; with `pip install pytorch-ignite` the
 configuration's `evaluator` can be used instead.

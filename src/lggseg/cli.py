@@ -262,7 +262,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
     command.set_defaults(call=_predict)
 
-    command = commands.add_parser("export", help="write a model for those who have not lggseg")
+    command = commands.add_parser("export", help="write a model as a MONAI bundle")
     command.add_argument("model", type=Path, help="model folder")
     command.add_argument(
         "--monai-bundle", type=Path, required=True, help="new folder, named like the bundle"
