@@ -1,4 +1,5 @@
-"""Build what people read: the report as one HTML file and a PDF, and MODEL_CARD.md.
+"""Build what people read: the report as one HTML file and a PDF, pages of the executed notebooks,
+and MODEL_CARD.md.
 
     python -m report.build [--out build/report]
 
@@ -30,7 +31,7 @@ from mistune.toc import add_toc_hook
 
 from lggseg.paths import replace_file
 from lggseg.stats import compare_all
-from report import figures
+from report import figures, snapshots
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -42,8 +43,9 @@ def load_results(folder: Path = HERE / "results") -> dict[str, Any]:
     """What templates can name.
 
     ``results``: each JSON file, ``tables``: each CSV file as a data frame, both by the file's
-    name without a notebook's number and ``-full``; ``failures``: what the worst patients' images look like; ``test_pairs``: the networks compared on the test patients; ``model``: the committed model's
-    config.json.
+    name without a notebook's number and ``-full``; ``failures``: what the worst patients' images
+    look like; ``test_pairs``: the networks compared on the test patients; ``model``: the committed
+    model's config.json.
     """
     names = {path: re.sub(r"^\d+_|-full$", "", path.stem) for path in sorted(folder.iterdir())}
     tables = {n: pd.read_csv(p) for p, n in names.items() if p.suffix == ".csv"}
@@ -223,15 +225,15 @@ def contents(sections: list[tuple[str, str]]) -> str:
     return f'<nav aria-label="Contents"><p>Contents</p><ol>{"".join(links)}</ol></nav>'
 
 
-def page(title: str, body: str, numbered: bool = False) -> str:
-    """A whole page: ``page.html`` with the style sheet and its fonts inside."""
+def page(title: str, body: str, *, numbered: bool = False, style: str = "") -> str:
+    """A whole page: ``page.html`` with the style sheet, its fonts and ``style`` inside."""
 
     def font(match: re.Match[str]) -> str:
         data = base64.b64encode((HERE / match[1]).read_bytes()).decode()
         return f"url(data:font/woff2;base64,{data})"
 
-    style = re.sub(r"url\(([^)]+)\)", font, (HERE / "style.css").read_text())
-    values = {"title": title, "style": style, "body": body, "numbered": numbered}
+    sheet = re.sub(r"url\(([^)]+)\)", font, (HERE / "style.css").read_text())
+    values = {"title": title, "style": sheet + style, "body": body, "numbered": numbered}
     return environment().get_template("page.html").render(values)
 
 
@@ -272,6 +274,13 @@ def build_report(values: Mapping[str, Any], out: Path) -> Path:
     return path
 
 
+def build_notebooks(out: Path) -> None:
+    """Write a page for each executed notebook and their index into a folder."""
+    style = snapshots.highlighting()
+    for name, title, body in snapshots.pages():
+        write(out / name, page(title, body, style=style))
+
+
 def main() -> None:
     """Build everything."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -279,12 +288,16 @@ def main() -> None:
     out = parser.parse_args().out
     values = load_results()
     write(CARD, render("model_card.md", values))
+    if snapshots.SNAPSHOTS.exists():
+        build_notebooks(out / "notebooks")
     report = build_report(values, out)
     if print_pdf(report, report.with_suffix(".pdf")):
         print(report.with_suffix(".pdf"))
     else:
-        print("No Chromium was found, so there is no PDF: install it (apt install chromium), or "
-              "print report.html from any browser.")
+        print(
+            "No Chromium was found, so there is no PDF: install it (apt install chromium), or "
+            "print report.html from any browser."
+        )
 
 
 if __name__ == "__main__":

@@ -252,7 +252,8 @@ def simulated_cases(out: Path) -> Figure:
 
 
 def _dice(truth: np.ndarray, mask: np.ndarray) -> float:
-    return float(dice_from_counts(np.sum(truth & mask), np.sum(mask & ~truth), np.sum(truth & ~mask)))
+    both, false, missed = (np.sum(part) for part in (truth & mask, mask & ~truth, truth & ~mask))
+    return float(dice_from_counts(both, false, missed))
 
 
 NUMBERS: tuple[Callable[[], Figure], ...] = (
