@@ -85,12 +85,19 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
-def p_value(p: float) -> str:
-    """``p = 0.0003``, ``p = 0.24``, ``p < 0.0001``."""
+def p_number(p: float) -> str:
+    """``0.0003``, ``0.24``, ``< 0.0001``."""
     if p < 0.0001:
-        return "p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.0001"
-    text = f"{p:.2f}" if p >= 0.1 else f"{p:.1g}"
-    return f"p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{text}"
+        return "<\N{NO-BREAK SPACE}0.0001"
+    return f"{p:.2f}" if p >= 0.1 else f"{p:.1g}"
+
+
+def p_value(p: float) -> str:
+    """``p = 0.0003``, ``p < 0.0001``."""
+    number = p_number(p)
+    return f"p {number if number.startswith('<') else f'= {number}'}".replace(
+        " ", "\N{NO-BREAK SPACE}"
+    )
 
 
 def duration(seconds: float) -> str:
@@ -102,7 +109,8 @@ def duration(seconds: float) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    call.__name__: call for call in (fixed, signed, interval, published, percent, p_value, duration)
+    call.__name__: call
+    for call in (fixed, signed, interval, published, percent, p_number, p_value, duration)
 }
 
 

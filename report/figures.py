@@ -232,6 +232,14 @@ def groups() -> Figure:
     return figure
 
 
+def associations() -> Figure:
+    """Effect size and p of each feature of shape with each genomic clustering."""
+    results = load("06_tumour_shape-full")
+    kinds = {"reference outlines": "true_masks", "predicted outlines": "predicted_masks"}
+    tables = {label: pd.DataFrame(results[kind]) for label, kind in kinds.items()}
+    return plots.associations(REAL, tables)
+
+
 @cache
 def _simulated(out: Path) -> Cohort:
     return load_cohort(make_cohort(out / "simulated", patients=3, progress=False), progress=False)
@@ -258,7 +266,7 @@ def _dice(truth: np.ndarray, mask: np.ndarray) -> float:
 
 NUMBERS: tuple[Callable[[], Figure], ...] = (
     *(leak, search, leaderboard, reliability, expected_dice, cross_validation, groups),
-    *(time_to_dice, throughput, ablation),
+    *(time_to_dice, throughput, ablation, associations),
 )
 PICTURES: tuple[Callable[[Path], Figure], ...] = (simulated_channels, simulated_cases)
 
