@@ -95,9 +95,8 @@ def p_number(p: float) -> str:
 def p_value(p: float) -> str:
     """``p = 0.0003``, ``p < 0.0001``."""
     number = p_number(p)
-    return f"p {number if number.startswith('<') else f'= {number}'}".replace(
-        " ", "\N{NO-BREAK SPACE}"
-    )
+    sign = "" if number.startswith("<") else "= "
+    return f"p {sign}{number}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def duration(seconds: float) -> str:
@@ -251,7 +250,7 @@ def print_pdf(page: Path, target: Path) -> bool:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         return False
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         made = Path(folder) / "page.pdf"
         command = [browser, "--headless", f"--user-data-dir={folder}/profile", "--disable-gpu"]
         command += ["--no-pdf-header-footer", "--generate-pdf-document-outline"]

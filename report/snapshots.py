@@ -9,6 +9,7 @@ which ``report.build`` makes the pages.
 from __future__ import annotations
 
 import argparse
+import copy
 import html
 import re
 from collections.abc import Iterator
@@ -25,24 +26,31 @@ from lggseg.paths import DataError, replace_file
 HERE = Path(__file__).resolve().parent
 SNAPSHOTS = HERE / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+# A line of tqdm's: a bar between two strokes, a count and times.
+BAR = re.compile(r"[^\r\n]*\|[^\r\n]*\| *\d+/[\d?]+ \[[^\r\n]*[\r\n]*")
 
 
 def clean(notebook: NotebookNode, root: Path) -> NotebookNode:
-    """A copy of an executed notebook that has the source cells as they are in the project and only
-    the outputs that are worth keeping: no injected parameters, no progress bars, no warnings, no
-    times of execution, and paths from ``root`` on."""
-    kept = nbformat.from_dict(notebook)
+    """An executed notebook with the source cells as they are in the project and only the outputs
+    that are worth keeping: no injected parameters, no progress bars, no warnings, no times of
+    execution, and paths from ``root`` on."""
+    kept = copy.deepcopy(notebook)
     kept.metadata = {key: kept.metadata[key] for key in ("kernelspec", "language_info")}
     kept.cells = [c for c in kept.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for cell in kept.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
         if cell.cell_type == "code":
+            for output in cell.outputs:
+                if output.output_type == "stream":
+                    output.text = BAR.sub("", output.text)
             cell.outputs = [_relative(o, root) for o in cell.outputs if _is_content(o)]
     return kept
 
 
 def _is_content(output: NotebookNode) -> bool:
-    return output.get("name") != "stderr" and WIDGET not in output.get("data", {})
+    if output.output_type == "stream":
+        return output.name == "stdout" and bool(output.text.strip())
+    return WIDGET not in output.get("data", {})
 
 
 def _relative(value: Any, root: Path) -> Any:

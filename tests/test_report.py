@@ -291,7 +291,8 @@ def executed_notebook(data: Path) -> nbformat.NotebookNode:
             execution_count=3,
             outputs=[
                 output("stream", name="stdout", text=f"in {ROOT}/runs and {Path.home()}/x\n"),
-                output("stream", name="stderr", text="10%|█"),
+                output("stream", name="stderr", text="a warning"),
+                output("stream", name="stdout", text="Epoch 0: 9%|█  | 2/22 [00:01<00:09]\r\n"),
                 output("display_data", data={snapshots.WIDGET: {}, "text/plain": "bar"}),
                 output("display_data", data={"image/png": "aGk="}),
             ],
