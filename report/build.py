@@ -45,9 +45,10 @@ def load_results(folder: Path = HERE / "results") -> dict[str, Any]:
     ``results``: each JSON file, ``tables``: each CSV file as a data frame, both by the file's
     name without a notebook's number and ``-full``; ``failures``: what the worst patients' images
     look like; ``test_pairs``: the networks compared on the test patients; ``model``: the committed
-    model's config.json.
+    model's config.json; ``prices``: those of AWS that the package brings, if any.
     """
     names = {path: re.sub(r"^\d+_|-full$", "", path.stem) for path in sorted(folder.iterdir())}
+    prices = ROOT / "src/lggseg/cloud/prices.json"
     tables = {n: pd.read_csv(p) for p, n in names.items() if p.suffix == ".csv"}
     test = tables["comparison_test"].pivot(index="patient", columns="model", values="dice")
     return {
@@ -56,6 +57,7 @@ def load_results(folder: Path = HERE / "results") -> dict[str, Any]:
         "failures": json.loads((HERE / "failures.json").read_text()),
         "test_pairs": compare_all(test).to_dict("records"),
         "model": json.loads((ROOT / "models/lgg-unet/config.json").read_text()),
+        "prices": json.loads(prices.read_text()) if prices.exists() else None,
     }
 
 

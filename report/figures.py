@@ -33,7 +33,6 @@ HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "models" / "lgg-unet"
 # All that lggseg.plots asks of a cohort where it draws numbers: that these are real.
 REAL: Any = SimpleNamespace(simulated=False)
-NETWORKS = {"unet": "UNet", "attention_unet": "Attention UNet", "swin_unetr": "Swin UNETR"}
 # The same results give the same bytes.
 plt.rcParams["svg.hashsalt"] = "lggseg"
 NAMES = {"ours": "ours", "monai": "MONAI pipeline", "monai-device": "MONAI, cached on the device"}
@@ -186,11 +185,16 @@ def search() -> Figure:
     return figure
 
 
+def _title(network: str) -> str:
+    words = {"attention_unet": "Attention UNet", "swin_unetr": "Swin UNETR", "unet": "UNet"}
+    return next(network.replace(name, title) for name, title in words.items() if name in network)
+
+
 def leaderboard() -> Figure:
     """Dice of every patient under each network, beside published means."""
     table = pd.read_csv(HERE / "results" / "comparison.csv")
     parts = table.groupby("model", sort=False)["dice"]
-    dice = pd.DataFrame({NETWORKS[str(name)]: part.to_numpy() for name, part in parts})
+    dice = pd.DataFrame({_title(str(name)): part.to_numpy() for name, part in parts})
     peers = load("published")["peers"]
     published = {peer["label"]: peer["mean"] for peer in peers if "label" in peer}
     return plots.leaderboard(REAL, dice, published)
@@ -199,7 +203,7 @@ def leaderboard() -> Figure:
 def reliability() -> Figure:
     """Share of tumour against predicted probability of each network."""
     tables = load("05_compare_models-full")["reliability"]
-    named = {NETWORKS[name]: np.array(table) for name, table in tables.items()}
+    named = {_title(name): np.array(table) for name, table in tables.items()}
     return plots.reliability(REAL, named)
 
 

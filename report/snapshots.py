@@ -26,8 +26,8 @@ from lggseg.paths import DataError, replace_file
 HERE = Path(__file__).resolve().parent
 SNAPSHOTS = HERE / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# A line of tqdm's: a bar between two strokes, a count and times.
-BAR = re.compile(r"[^\r\n]*\|[^\r\n]*\| *\d+/[\d?]+ \[[^\r\n]*[\r\n]*")
+# A line of tqdm's, a bar between two strokes with a count and times, and its steps to another line.
+BAR = re.compile(r"[^\r\n]*\|[^\r\n]*\| *\d+/[\d?]+ \[[^\r\n]*[\r\n]*|\x1b\[[AB]")
 
 
 def clean(notebook: NotebookNode, root: Path) -> NotebookNode:
