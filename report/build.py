@@ -131,9 +131,11 @@ class Document:
     def figure(self, name: str, alt: str, caller: Callable[[], str], kind: str = "svg") -> str:
         """A figure drawn by ``report.figures``, with the caption between ``call`` and
         ``endcall``."""
-        picture = f'<div class="scroll"><img src="{name}.{kind}" alt="{html.escape(alt)}"></div>'
-        caption = f"<figcaption>{self._caption('Figure', name, caller())}</figcaption>"
-        return f'\n<figure id="{name}">{picture}{caption}</figure>\n'
+        caption = self._caption("Figure", name, caller())
+        picture = f'<img src="{name}.{kind}" alt="{html.escape(alt)}">'
+        region = f'role="region" tabindex="0" aria-label="{self.label("Figure", name)}"'
+        scroll = f'<div class="scroll" {region}>{picture}</div>'
+        return f'\n<figure id="{name}">{scroll}<figcaption>{caption}</figcaption></figure>\n'
 
     def table(self, name: str, caller: Callable[[], str]) -> str:
         """The caption of the Markdown table that follows."""

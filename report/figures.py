@@ -216,9 +216,9 @@ def expected_dice() -> Figure:
 def groups() -> Figure:
     """Mean Dice of each group of patients with its interval, cross-validated and test."""
     table = pd.DataFrame(load("groups")["groups"])
-    names = [f"{by}: {group}" for by, group in zip(table["by"], table["group"], strict=True)]
-    table["name"] = names
-    order = list(dict.fromkeys(names))[::-1]
+    table["name"] = table["by"] + ": " + table["group"]
+    counts = table.pivot(index="name", columns="set", values="n").fillna(0).astype(int)
+    order = list(table["name"].unique())[::-1]
     figure, axes = plt.subplots(figsize=(8, 0.36 * len(order) + 1), layout="constrained")
     looks = (("cross_validation", BLUE, "o", 0.13), ("test", ORANGE, "s", -0.13))
     for part, colour, marker, shift in looks:
@@ -227,9 +227,8 @@ def groups() -> Figure:
         axes.hlines(places, rows["low"], rows["high"], color=colour, linewidth=2)
         label = part.replace("_", "-")
         axes.plot(rows["mean"], places, marker, color=colour, label=label, markersize=5)
-        for place, (_, row) in zip(places, rows.iterrows(), strict=True):
-            axes.text(1.005, place, f"n={row['n']}", fontsize=7, va="center", color=colour)
-    axes.set_yticks(range(len(order)), order)
+    labels = [f"{n} (n = {counts.cross_validation[n]} + {counts.test[n]})" for n in order]
+    axes.set_yticks(range(len(order)), labels)
     axes.set(xlim=(0.5, 1), xlabel="mean Dice over patients, 95 % interval")
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2)

@@ -109,12 +109,14 @@ def body(notebook: NotebookNode) -> str:
     text, _ = HTMLExporter(template_name="basic", exclude_anchor_links=True).from_notebook_node(
         notebook
     )
+    # So that the keyboard can scroll what is wide.
+    text = re.sub(r'<(pre(?=>)|div(?= class="output_html))', r'<\1 tabindex="0"', text)
     return re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text)
 
 
 def highlighting() -> str:
     """The style sheet of highlighted code, for light and dark pages."""
-    light, dark = (HtmlFormatter(style=name) for name in ("default", "github-dark"))
+    light, dark = (HtmlFormatter(style=name) for name in ("vs", "github-dark"))
     rules = light.get_style_defs(".highlight"), dark.get_style_defs(".highlight")
     return f"{rules[0]}\n@media (prefers-color-scheme: dark) {{\n{rules[1]}\n}}"
 
