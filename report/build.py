@@ -142,7 +142,7 @@ class Document:
         return f'\n<p class="caption" id="{name}">{self._caption("Table", name, caller())}</p>\n'
 
     def _caption(self, kind: str, name: str, text: str) -> str:
-        rendered = mistune.html(" ".join(text.split())).strip()
+        rendered = str(mistune.html(" ".join(text.split()))).strip()
         inner = rendered.removeprefix("<p>").removesuffix("</p>")
         return f"<b>{self.label(kind, name)}.</b> {inner}"
 

@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data")
     cohort = load_cohort(parser.parse_args().data)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in ("cross_validation", "test"):
         rows += group_rows(name, pd.read_csv(RESULTS / f"{name}.csv"), cohort)
     facts = {"cohort": cohort.label, "data_fingerprint": cohort.fingerprint}

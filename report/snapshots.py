@@ -13,6 +13,7 @@ import copy
 import html
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def take(folder: Path, target: Path = SNAPSHOTS) -> list[Path]:
             require_simulated(path, notebook)
     for path, notebook in executed.items():
         kept = clean(notebook, HERE.parent)
-        replace_file(target / path.name, lambda part, kept=kept: nbformat.write(kept, part))
+        replace_file(target / path.name, partial(nbformat.write, kept))
     return [target / path.name for path in executed]
 
 
