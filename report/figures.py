@@ -240,7 +240,9 @@ def associations() -> Figure:
     results = load("06_tumour_shape-full")
     kinds = {"reference outlines": "true_masks", "predicted outlines": "predicted_masks"}
     tables = {label: pd.DataFrame(results[kind]) for label, kind in kinds.items()}
-    return plots.associations(REAL, tables)
+    figure = plots.associations(REAL, tables)
+    figure.set_size_inches(11, 5)  # legible in the width of a page
+    return figure
 
 
 @cache
