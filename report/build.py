@@ -258,6 +258,7 @@ def print_pdf(page: Path, target: Path) -> bool:
         made = Path(folder) / "page.pdf"
         command = [browser, "--headless", f"--user-data-dir={folder}/profile", "--disable-gpu"]
         command += ["--no-pdf-header-footer", "--generate-pdf-document-outline"]
+        command += ["--font-render-hinting=none"]  # letters stand where the font has them
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--no-sandbox")  # Chromium's sandbox does not work as root
         command += [f"--print-to-pdf={made}", page.resolve().as_uri()]
