@@ -88,10 +88,10 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def p_number(p: float) -> str:
-    """``0.0003``, ``0.24``, ``< 0.0001``."""
+    """``0.0003``, ``0.047``, ``0.24``, ``< 0.0001``."""
     if p < 0.0001:
         return "<\N{NO-BREAK SPACE}0.0001"
-    return f"{p:.2f}" if p >= 0.1 else f"{p:.1g}"
+    return f"{p:.2f}" if p >= 0.1 else f"{p:.{1 if p < 0.01 else 2}g}"
 
 
 def p_value(p: float) -> str:

@@ -133,6 +133,7 @@ def test_links_of_the_model_card_lead_somewhere() -> None:
         (build.published(None), ""),
         (build.percent(0.01027, 1), "1.0 %"),
         (build.p_value(0.000295), "p = 0.0003"),
+        (build.p_value(0.04675), "p = 0.047"),
         (build.p_value(0.243), "p = 0.24"),
         (build.p_value(1e-7), "p < 0.0001"),
         (build.duration(48.2), "48 seconds"),
