@@ -194,5 +194,8 @@ def test_fisher_at_the_median() -> None:
     # for each order of the groups. No other table is as rare.
     extreme = 6 * 6 / 924
     assert stats.fisher_at_median(values, three) == pytest.approx(extreme, abs=0.01)
+    # The fourth of four is in group 3, as likely as in 2, half as likely as in 1.
+    few = stats.fisher_at_median(pd.Series([1.0, 2, 3, 9]), pd.Series([1, 1, 2, 3]))
+    assert few == pytest.approx(1 / 3, abs=0.02)
     assert np.isnan(stats.fisher_at_median(values, pd.Series([1] * 12)))
     assert np.isnan(stats.fisher_at_median(pd.Series([1.0] * 12), groups))

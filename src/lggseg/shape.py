@@ -55,16 +55,24 @@ def shape_features(mask: np.ndarray, spacing: float = SLICE_SPACING) -> dict[str
         return dict.fromkeys(FEATURES, math.nan) | {"volume": 0.0, "components": 0.0}
     points, triangles = surface(part)
     radii, angles = margin(margin_points(largest_slice(part)))
-    features = (
+    paper = (
         bounding_ellipsoid_volume_ratio(points, triangles),
         margin_fluctuation(radii),
         angular_standard_deviation(radii, angles),
+    )
+    solid = solid_features(part, spacing)
+    return {**dict(zip(PAPER, paper, strict=True)), **solid, "components": float(components)}
+
+
+def solid_features(part: np.ndarray, spacing: float = SLICE_SPACING) -> dict[str, float]:
+    """The features of :data:`SOLID`, by name: those that depend on the distance of the slices."""
+    points, triangles = surface(part)
+    features = (
         float(np.count_nonzero(part) * spacing),
         *surface_area_and_sphericity(points * [spacing, 1, 1], triangles),
         *elongation_and_flatness(np.argwhere(part) * [spacing, 1, 1]),
-        float(components),
     )
-    return dict(zip(FEATURES, features, strict=True))
+    return dict(zip(SOLID, features, strict=True))
 
 
 def largest_part(mask: np.ndarray) -> tuple[np.ndarray, int]:

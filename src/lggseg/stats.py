@@ -217,4 +217,5 @@ def fisher_at_median(values: pd.Series, groups: pd.Series, seed: int = 0) -> flo
     if min(counts.shape, default=0) < 2:
         return float("nan")
     method = None if counts.shape == (2, 2) else stats.MonteCarloMethod(rng=seed)
-    return float(stats.fisher_exact(counts, method=method).pvalue)
+    # For some tables scipy 1.17 gives an array of one p.
+    return float(np.squeeze(stats.fisher_exact(counts, method=method).pvalue))
