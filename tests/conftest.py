@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import tifffile
 
+from lggseg.data import Cohort, load_cohort  # no torch yet: see below
+
 # Two busy thread pools on two cores slow small operations down.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -41,6 +43,16 @@ def write_tree(root: Path, patients: int = 3, slices: int = 4, seed: int = 0) ->
     return root
 
 
+def need(tool: str, present: bool) -> None:
+    """Skip a test of a tool that is missing; fail it where LGGSEG_REQUIRE names the tool, as CI's
+    does."""
+    if present:
+        return
+    if tool in os.environ.get("LGGSEG_REQUIRE", "").split(","):
+        pytest.fail(f"{tool} is missing, and LGGSEG_REQUIRE names it")
+    pytest.skip(f"{tool} is missing")
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Three patients of four slices."""
@@ -51,6 +63,12 @@ def tree(tmp_path: Path) -> Path:
 def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight patients of six slices; not to be changed."""
     return write_tree(tmp_path_factory.mktemp("shared") / "kaggle_3m", patients=8, slices=6)
+
+
+@pytest.fixture(scope="session")
+def cohort(shared_tree: Path) -> Cohort:
+    """The patients of ``shared_tree``."""
+    return load_cohort(shared_tree, progress=False)
 
 
 @pytest.fixture(scope="session")

@@ -12,15 +12,10 @@ from test_train import CONFIG
 
 from lggseg import compare
 from lggseg.config import NETWORK_KNOBS, for_network
-from lggseg.data import Cohort, load_cohort
+from lggseg.data import Cohort
 from lggseg.models import NETWORKS, build_network, describe
 from lggseg.predict import Segmenter
 from lggseg.splits import make_split
-
-
-@pytest.fixture(scope="module")
-def cohort(shared_tree: Path) -> Cohort:
-    return load_cohort(shared_tree, progress=False)
 
 
 @pytest.fixture(scope="module")

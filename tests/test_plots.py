@@ -9,16 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from lggseg import explore, plots, shape
-from lggseg.data import CHANNELS, Cohort, load_cohort
+from lggseg.data import CHANNELS, Cohort
 from lggseg.metrics import entropy
 from lggseg.results import runs_of, save_results
 from lggseg.splits import make_split
 from lggseg.stats import associations, rank_shares
-
-
-@pytest.fixture(scope="module")
-def cohort(shared_tree: Path) -> Cohort:
-    return load_cohort(shared_tree, progress=False)
 
 
 def figures(cohort: Cohort) -> list[Figure]:
