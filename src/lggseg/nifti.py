@@ -170,6 +170,10 @@ def check_header(path: Path | str, image: nib.Nifti1Image) -> None:
         found = f"voxels of {' × '.join(f'{edge:.4g}' for edge in spacing)} mm"
         expected = f"edges of {VOXEL[0]} to {VOXEL[1]} mm"
         raise DataError(path, found, expected, "Correct the affine; its unit must be millimetres.")
+    # The volume of a voxel, as a share of what it would be with edges at right angles.
+    if abs(np.linalg.det(image.affine[:3, :3])) < 0.5 * np.prod(spacing):
+        expected = "edges at nearly right angles"
+        raise DataError(path, "axes that hardly differ", expected, "Correct the affine.")
 
 
 def _check_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image) -> None:
