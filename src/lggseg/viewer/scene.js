@@ -10,8 +10,7 @@ const PREDICTION = { R: [86, 86], G: [180, 180], B: [233, 233], A: [0, 255], I: 
 const TRUTH = { R: [0, 213], G: [0, 94], B: [0, 0], A: [0, 255], I: [0, 1] };
 const OPACITY = 0.45;
 
-export const canDraw = () => Boolean(document.createElement("canvas").getContext("webgl2"));
-
+// Raises an error where the browser cannot draw.
 export async function createScene(canvas, onSlice) {
   const nv = new Niivue({
     backColor: [0, 0, 0, 1],

@@ -2,7 +2,7 @@
 
 import { ask, casePath, send, unpack } from "./api.js";
 import { ROLES, droppedFiles, guessRole, known, needRoles } from "./files.js";
-import { canDraw, createScene, outlineOf } from "./scene.js";
+import { createScene, outlineOf } from "./scene.js";
 
 const $ = (id) => document.getElementById(id);
 const SEQUENCES = ["Pre-contrast", "FLAIR", "Post-contrast"];
@@ -83,7 +83,7 @@ function showFacts() {
   const { name, facts } = shown;
   document.title = `${facts.name} · lggseg viewer`;
   history.replaceState(null, "", `#${encodeURIComponent(name)}`);
-  $("empty").hidden = true;
+  $("empty").hidden = Boolean(scene);
   $("answer").hidden = false;
   $("slice").max = facts.slices;
   $("slice").disabled = facts.slices < 2;
@@ -343,12 +343,12 @@ function listenToDrops() {
 
 async function start() {
   listen();
-  if (canDraw()) {
+  try {
     scene = await createScene($("canvas"), (number) => {
       if (shown && number !== slice()) setSlice(number);
     });
-  } else {
-    complain(new Error("This browser has no WebGL 2, so no image is drawn. The numbers are right."));
+  } catch {
+    $("empty").textContent = "No image: this browser has no WebGL 2. The numbers are right.";
   }
   listed = await ask("patients");
   const { patients, model } = listed;
@@ -359,7 +359,7 @@ async function start() {
   for (const name of patients) $("patient").add(new Option(name, name));
   const wanted = decodeURIComponent(location.hash.slice(1));
   const first = patients.includes(wanted) ? wanted : patients[0];
-  $("empty").hidden = Boolean(first);
+  $("empty").hidden = Boolean(first && scene);
   if (first) await open(first);
 }
 
