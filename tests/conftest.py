@@ -19,6 +19,16 @@ def _throwaway_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["LGGSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+def need(tool: str, present: bool) -> None:
+    """Skip a test whose tool is not there; fail it if ``$LGGSEG_REQUIRE`` (a list with commas)
+    names the tool, as in CI, where a test that is silently skipped proves nothing."""
+    if present:
+        return
+    if tool in os.environ.get("LGGSEG_REQUIRE", "").split(","):
+        pytest.fail(f"{tool} is required, and not there")
+    pytest.skip(f"{tool} is not there")
+
+
 def write_tree(root: Path, patients: int = 3, slices: int = 4, seed: int = 0) -> Path:
     """A tree of head-like disks with a bright blob as tumour, in Kaggle's layout."""
     rng = np.random.default_rng(seed)
