@@ -67,10 +67,16 @@ async function show(name, facts) {
   showFacts();
   showPrediction(answer);
   setSlice(startSlice());
+  if (answer.level !== threshold()) judge();
 }
 
-const askPrediction = (name) => ask(`${casePath(name)}/prediction?threshold=${threshold()}`);
 const threshold = () => $("threshold").valueAsNumber;
+
+// The answer says which threshold it is for: the slider may have moved on.
+async function askPrediction(name) {
+  const level = threshold();
+  return { ...(await ask(`${casePath(name)}/prediction?threshold=${level}`)), level };
+}
 
 // The slice with the most tumour, the true one first.
 function startSlice() {
@@ -110,7 +116,7 @@ function showPrediction(answer) {
     return item;
   }));
   for (const [id, kind] of [["save-tiff", "tif"], ["save-nifti", "nii.gz"]])
-    $(id).href = `api/${casePath(shown.name)}/mask.${kind}?threshold=${threshold()}`;
+    $(id).href = `api/${casePath(shown.name)}/mask.${kind}?threshold=${answer.level}`;
   drawMarks();
   drawAreas();
   describeSlice();
@@ -131,12 +137,10 @@ async function judge() {
       again = false;
       const { name } = shown;
       const answer = await askPrediction(name);
-      if (name === shown.name && !again) {
-        showPrediction(answer);
-        sayPrediction();
-      }
+      if (name === shown.name) showPrediction(answer);
     }
     complain(null);
+    sayPrediction();
   } catch (error) {
     complain(error);
   } finally {
@@ -145,9 +149,9 @@ async function judge() {
 }
 
 function sayPrediction() {
-  const { dice, voxels, ml } = shown.prediction;
+  const { dice, voxels, ml, level } = shown.prediction;
   const agreement = dice === null ? "" : `Dice ${dice.toFixed(3)}, `;
-  say(`Threshold ${threshold().toFixed(2)}: ${agreement}${size(voxels, ml)}.`);
+  say(`Threshold ${level.toFixed(2)}: ${agreement}${size(voxels, ml)}.`);
 }
 
 function showLevel() {
@@ -247,6 +251,7 @@ function press(event) {
 function showPatient(name) {
   $("simulated").hidden = !(listed.simulated && listed.patients.includes(name));
   const options = [...$("patient").options];
+  $("patient").disabled = !options.length;
   $("patient").value = name;
   const place = options.findIndex((option) => option.value === name);
   $("previous").disabled = place <= 0;
@@ -279,7 +284,7 @@ async function take(files) {
   } catch (error) {
     if (mine === chosen) complain(error);
   } finally {
-    if (mine <= chosen) wait("");
+    if (mine === chosen) wait("");
   }
 }
 
@@ -360,6 +365,7 @@ async function start() {
   const wanted = decodeURIComponent(location.hash.slice(1));
   const first = patients.includes(wanted) ? wanted : patients[0];
   $("empty").hidden = Boolean(first && scene);
+  showPatient(first);
   if (first) await open(first);
 }
 
