@@ -10,7 +10,7 @@ STRIP := --extra-keys "metadata.papermill cell.metadata.papermill"
 export LGGSEG_CACHE ?= $(CURDIR)/build/cache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test data lab format clean distclean
+.PHONY: help run test report notebooks data lab format clean distclean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -25,6 +25,12 @@ test: $(BIN)/.dev ## install, then lint, type-check and test
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
 	$(BIN)/python -m pytest
+
+report: $(BIN)/.base ## build the report and the pages of the executed notebooks, without the real data
+	$(BIN)/python -m report.build
+
+notebooks: run ## execute all notebooks and keep them, with their outputs, in report/notebooks
+	$(BIN)/python -m report.snapshots $(OUT)
 
 data: $(BIN)/.base ## download the real cohort from Kaggle into data/
 	$(BIN)/lggseg download data

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import tifffile
 
+from lggseg.data import Cohort, load_cohort  # no torch yet: see below
+
 # Two busy thread pools on two cores slow small operations down.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -17,16 +19,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 @pytest.fixture(scope="session", autouse=True)
 def _throwaway_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["LGGSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
-def need(tool: str, present: bool) -> None:
-    """Skip a test whose tool is not there; fail it if ``$LGGSEG_REQUIRE`` (a list with commas)
-    names the tool, as in CI, where a test that is silently skipped proves nothing."""
-    if present:
-        return
-    if tool in os.environ.get("LGGSEG_REQUIRE", "").split(","):
-        pytest.fail(f"{tool} is required, and not there")
-    pytest.skip(f"{tool} is not there")
 
 
 def write_tree(root: Path, patients: int = 3, slices: int = 4, seed: int = 0) -> Path:
@@ -51,6 +43,16 @@ def write_tree(root: Path, patients: int = 3, slices: int = 4, seed: int = 0) ->
     return root
 
 
+def need(tool: str, present: bool) -> None:
+    """Skip a test of a tool that is missing; fail it where LGGSEG_REQUIRE names the tool, as CI's
+    does."""
+    if present:
+        return
+    if tool in os.environ.get("LGGSEG_REQUIRE", "").split(","):
+        pytest.fail(f"{tool} is missing, and LGGSEG_REQUIRE names it")
+    pytest.skip(f"{tool} is missing")
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Three patients of four slices."""
@@ -61,6 +63,12 @@ def tree(tmp_path: Path) -> Path:
 def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight patients of six slices; not to be changed."""
     return write_tree(tmp_path_factory.mktemp("shared") / "kaggle_3m", patients=8, slices=6)
+
+
+@pytest.fixture(scope="session")
+def cohort(shared_tree: Path) -> Cohort:
+    """The patients of ``shared_tree``."""
+    return load_cohort(shared_tree, progress=False)
 
 
 @pytest.fixture(scope="session")

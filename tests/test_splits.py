@@ -26,11 +26,6 @@ def made_up(patients: int, seed: int = 0) -> SimpleNamespace:
     return SimpleNamespace(patients=table, root="somewhere")
 
 
-@pytest.fixture
-def cohort(shared_tree: Path) -> Cohort:
-    return load_cohort(shared_tree, progress=False)
-
-
 @settings(max_examples=40, deadline=None)
 @given(patients=st.integers(7, 120), seed=st.integers(0, 1000))
 def test_every_patient_has_one_place(patients: int, seed: int) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from lggseg import models, module, train
 from lggseg.config import Config, profile
-from lggseg.data import Cohort, DataError, load_cohort
+from lggseg.data import Cohort, DataError
 from lggseg.datamodule import Batch, DeviceCohort, TrainingRows
 from lggseg.metrics import patient_metrics
 from lggseg.predict import FILES, Segmenter, evaluate, predict_folder
@@ -26,11 +26,6 @@ from lggseg.splits import LeakageError, fold_sides, make_split, patients_of
 CONFIG = replace(profile("smoke"), epochs=3, batch_size=4, precision="32-true", width=4)
 SCRIPT = Path(__file__).resolve().parents[1] / "src" / "train.py"
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def cohort(shared_tree: Path) -> Cohort:
-    return load_cohort(shared_tree, progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,8 @@ from test_train import CONFIG
 
 from lggseg import cli, tune
 from lggseg.config import SEARCH_SPACE, Config
-from lggseg.data import Cohort, DataError, load_cohort
+from lggseg.data import Cohort, DataError
 from lggseg.splits import make_split
-
-
-@pytest.fixture(scope="module")
-def cohort(shared_tree: Path) -> Cohort:
-    return load_cohort(shared_tree, progress=False)
 
 
 @pytest.fixture(scope="module")

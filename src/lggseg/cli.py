@@ -150,6 +150,13 @@ def _predict(options: argparse.Namespace) -> None:
     print(f"{row['tumour_ml']:.1f} ml of tumour; the mask and predictions.csv in {out}")
 
 
+def _export(options: argparse.Namespace) -> None:
+    from lggseg.bundle import export_bundle
+
+    bundle = export_bundle(options.model, options.monai_bundle)
+    print(f"MONAI bundle {bundle}; how to run it: {bundle / 'docs' / 'README.md'}")
+
+
 def _serve(options: argparse.Namespace) -> None:
     from lggseg.serve import serve
 
@@ -260,6 +267,13 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--post", type=Path, help="post-contrast T1 on the voxels of NIfTI data")
     command.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
     command.set_defaults(call=_predict)
+
+    command = commands.add_parser("export", help="write a model as a MONAI bundle")
+    command.add_argument("model", type=Path, help="model folder")
+    command.add_argument(
+        "--monai-bundle", type=Path, required=True, help="new folder, named like the bundle"
+    )
+    command.set_defaults(call=_export)
 
     command = commands.add_parser("serve", help="answer over HTTP: /ping, /invocations")
     command.add_argument("model", type=Path, help="model folder")

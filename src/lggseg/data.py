@@ -22,7 +22,15 @@ import pandas as pd
 import tifffile
 from tqdm.auto import tqdm
 
-from lggseg.paths import PATIENT, DataError, cache_root, find_tree, patient_folders, slice_number
+from lggseg.paths import (
+    PATIENT,
+    DataError,
+    cache_root,
+    find_tree,
+    patient_folders,
+    read_table,
+    slice_number,
+)
 from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
 _CACHE_VERSION = 2
@@ -228,10 +236,10 @@ def _read_clinical(path: Path, patients: Sequence[str]) -> pd.DataFrame:
     if not path.exists():
         warnings.warn(f"{path}: not found; going on without clinical data.", stacklevel=3)
         return pd.DataFrame(index=pd.Index(patients, name="patient"))
-    table: pd.DataFrame = pd.read_csv(path, dtype={"Patient": str})
+    restore = "Restore Kaggle's data.csv."
+    table = read_table(path, restore)
     if "Patient" not in table:
-        columns = f"the columns {list(table)[:3]}…"
-        raise DataError(path, columns, "a column Patient", "Restore Kaggle's data.csv.")
+        raise DataError(path, f"the columns {list(table)[:3]}…", "a column Patient", restore)
     table = table.drop_duplicates("Patient").set_index("Patient")
     short = [patient.rsplit("_", 1)[0] for patient in patients]
     missing = sorted(set(short) - set(table.index))

@@ -2,10 +2,8 @@
 
 The training slices go upwards, with anterior at the top and the patient's left on the right, as
 radiologists look at them: data.csv's laterality 1 (if its levels are alphabetical: left) has the
-tumour in the right half of the image in 39 of 39 patients, 3 in the left half in 28 of 29. They are
-256 × 256 pixels of a field of view of about 240 mm. A scan is turned to that and resampled within
-its axial slices, not between them: thin slices stay, and the network's neighbours of a slice are
-those at about the distance of training (:attr:`Scan.apart`).
+tumour in the right half of the image in 39 of 39 patients, 3 in the left half in 28 of 29. A scan
+is turned to that and resampled (:mod:`lggseg.grid`).
 """
 
 from __future__ import annotations
@@ -20,18 +18,14 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.funcs import squeeze_image
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
-from scipy import ndimage
 
+from lggseg.grid import PIXEL, Grid, finite, slices_apart
 from lggseg.paths import DataError
-from lggseg.volume import CHANNELS, FLAIR, SIZE
+from lggseg.volume import CHANNELS, FLAIR
 
 SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 # Slices upwards, rows front to back, columns from the patient's right to the left.
 AXES = axcodes2ornt(("S", "P", "L"))
-PIXEL = 240 / SIZE  # millimetres
-SLICE = 4.5  # millimetres: a head of about 150 mm in a median of 34 slices
-# The 99.9th percentile of a sequence, 159 to 175 in the median training volume.
-BRIGHT = 165
 # Millimetres by which the grids of two sequences may differ.
 TOLERANCE = 0.5
 VOXEL = (0.1, 20.0)  # the shortest and the longest edge of a voxel that is taken for millimetres
@@ -41,14 +35,12 @@ VOXEL = (0.1, 20.0)  # the shortest and the longest edge of a voxel that is take
 class Scan:
     """A patient's FLAIR file, and where the model's volume lies in it.
 
-    missing: the sequences for which FLAIR stands in. Pixel i of the volume is voxel
-    ``zoom * i + offset`` of the turned scan: float64 ``(3,)``, along slices, rows and columns.
+    missing: the sequences for which FLAIR stands in.
     """
 
     flair: nib.Nifti1Image
     missing: tuple[str, ...]
-    zoom: np.ndarray
-    offset: np.ndarray
+    grid: Grid
 
     @property
     def name(self) -> str:
@@ -63,7 +55,7 @@ class Scan:
     @property
     def apart(self) -> int:
         """How many slices further a neighbour is as far as in the training data."""
-        return max(1, round(SLICE / self.spacing[0]))
+        return slices_apart(self.spacing[0])
 
     @property
     def voxel_ml(self) -> float:
@@ -74,9 +66,7 @@ class Scan:
         """A mask of the model's volume, bool ``(slices, 256, 256)``, on the scan's voxels: uint8,
         0 and 1, nearest neighbour, with the scan's shape, affine and header."""
         shape = tuple(np.array(self.flair.shape)[_axes(self.flair)])
-        turned = ndimage.affine_transform(
-            mask.astype(np.uint8), 1 / self.zoom, -self.offset / self.zoom, shape, order=0
-        )
+        turned = self.grid.voxels(mask, shape)
         voxels = apply_orientation(turned, ornt_transform(AXES, io_orientation(self.flair.affine)))
         header = self.flair.header.copy()
         header.set_data_dtype(np.uint8)
@@ -129,11 +119,11 @@ def volume_of(images: Mapping[str, nib.Nifti1Image]) -> tuple[np.ndarray, Scan]:
     reference = images[CHANNELS[FLAIR]]
     for image in images.values():
         _check_grid(image, reference)
-    zoom, offset = _place(reference)
-    grey = {name: _grey(image, zoom, offset) for name, image in images.items()}
+    grid = Grid.of(_values(reference), _spacing(reference))
+    grey = {name: _grey(image, grid) for name, image in images.items()}
     volume = np.stack([grey.get(name, grey[CHANNELS[FLAIR]]) for name in CHANNELS], axis=-1)
     missing = tuple(name for name in CHANNELS if name not in grey)
-    return volume, Scan(reference, missing, zoom, offset)
+    return volume, Scan(reference, missing, grid)
 
 
 def _open(path: Path) -> nib.Nifti1Image:
@@ -213,34 +203,17 @@ def _values(image: nib.Nifti1Image) -> np.ndarray:
         values = apply_orientation(image.get_fdata(dtype=np.float32), _turn(image))
     except Exception as error:  # a truncated or damaged file
         raise _unreadable(Path(str(image.get_filename())), error) from error
-    finite = np.isfinite(values)
-    return np.where(finite, values, values[finite].min() if finite.any() else 0)
+    return finite(values)
 
 
-def _place(image: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
-    """Zoom and offset (see :class:`Scan`) that put the middle of the head in the middle."""
-    values = _values(image)
-    centre = ndimage.center_of_mass(values >= values.mean())
-    zoom = PIXEL / _spacing(image)
-    zoom[0] = 1
-    # Whole voxels: what already has the right pixels stays as it is.
-    offset = np.round(np.array(centre) - zoom * (SIZE - 1) / 2)
-    offset[0] = 0
-    return zoom, offset
-
-
-def _grey(image: nib.Nifti1Image, zoom: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def _grey(image: nib.Nifti1Image, grid: Grid) -> np.ndarray:
     """A sequence in the model's pixels and grey levels: uint8 ``(slices, 256, 256)``."""
     values = _values(image)
-    # Voxels finer than pixels are averaged, as skimage.transform.resize does.
-    smooth = ndimage.gaussian_filter(values, np.maximum(zoom - 1, 0) / 2)
-    shape, air = (len(values), SIZE, SIZE), float(values.min())
-    pixels = ndimage.affine_transform(smooth, zoom, offset, shape, order=1, cval=air)
-    dark, bright = np.percentile(pixels, (0.1, 99.9))
-    if not bright > dark:
-        found = f"hardly any voxel that is not {dark:g}"
-        raise DataError(str(image.get_filename()), found, "a head", _CONVERT)
-    return np.clip((pixels - dark) / (bright - dark) * BRIGHT, 0, 255).round().astype(np.uint8)
+    try:
+        return grid.pixels(values)
+    except ValueError as error:
+        path = str(image.get_filename())
+        raise DataError(path, str(error), "a head", _CONVERT) from error
 
 
 _CONVERT = "Give a NIfTI file as dcm2niix makes it of a DICOM series."

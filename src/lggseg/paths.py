@@ -39,6 +39,17 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     replace_file(path, lambda part: table.to_csv(part, index=False))
 
 
+def read_table(path: Path, action: str) -> pd.DataFrame:
+    """A CSV file as a table, patients' names as text. Raises ``DataError`` that asks for
+    ``action`` when it cannot be read."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, dtype={"patient": str, "Patient": str})
+    except ValueError as error:  # pandas's parser errors and wrong encodings
+        raise DataError(path, f"no readable table ({error})", "a CSV file", action) from error
+
+
 def write_json(values: dict[str, Any], path: Path) -> None:
     """Write values as JSON."""
     text = json.dumps(values, indent=1) + "\n"

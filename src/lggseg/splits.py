@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lggseg.data import Cohort, DataError
-from lggseg.paths import write_table
+from lggseg.paths import read_table, write_table
 
 COLUMNS = ["patient", "institution", "tumour_pixels", "role", "fold"]
 ROLES = ("train", "validation", "test")
@@ -62,7 +62,7 @@ def read_split(path: Path | str, cohort: Cohort | None = None) -> pd.DataFrame:
     make = "Run notebook 02_patient_split, or `lggseg split DATA --out split.csv`."
     if not Path(path).is_file():
         raise DataError(path, "no such file", "the table of a patient split", make)
-    split = pd.read_csv(path, dtype={"patient": str})
+    split = read_table(Path(path), make)
     if list(split) != COLUMNS:
         raise DataError(path, f"the columns {list(split)}", str(COLUMNS), make)
     if split["patient"].duplicated().any():
