@@ -163,6 +163,12 @@ def _serve(options: argparse.Namespace) -> None:
     serve(options.model, options.host, options.port)
 
 
+def _view(options: argparse.Namespace) -> None:
+    from lggseg.view import view
+
+    view(options.model, options.data, options.host, options.port)
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from lggseg.data import load_cohort
     from lggseg.predict import Segmenter, amend_card, evaluate
@@ -274,6 +280,15 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
     command.add_argument("--port", type=int, default=8080)
     command.set_defaults(call=_serve)
+
+    command = commands.add_parser("view", help="look at patients and masks in the browser")
+    command.add_argument("model", type=Path, help="model folder")
+    command.add_argument(
+        "data", type=Path, nargs="?", help="a tree, one patient's folder, or one TIFF"
+    )
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for every machine around")
+    command.add_argument("--port", type=int, default=8081)
+    command.set_defaults(call=_view)
 
     command = commands.add_parser("evaluate", help="compare a model with the patients' masks")
     command.add_argument("model", type=Path, help="model folder")

@@ -9,7 +9,8 @@ is turned to that and resampled (:mod:`lggseg.grid`).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,7 +19,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.funcs import squeeze_image
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from lggseg.grid import Grid, finite, slices_apart
+from lggseg.grid import PIXEL, Grid, finite, slices_apart
 from lggseg.paths import DataError
 from lggseg.volume import CHANNELS, FLAIR
 
@@ -47,9 +48,14 @@ class Scan:
         return SUFFIX.sub("", Path(str(self.flair.get_filename())).name)
 
     @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between the slices, rows and columns of the model's volume."""
+        return float(_spacing(self.flair)[0]), PIXEL, PIXEL
+
+    @property
     def apart(self) -> int:
         """How many slices further a neighbour is as far as in the training data."""
-        return slices_apart(float(_spacing(self.flair)[0]))
+        return slices_apart(self.spacing[0])
 
     @property
     def voxel_ml(self) -> float:
@@ -68,6 +74,25 @@ class Scan:
         header.extensions.clear()  # what a scanner or a program noted about the scan
         return type(self.flair)(voxels, self.flair.affine, header)
 
+    def without_voxels(self) -> Scan:
+        """The same without the scan's grey levels, which take memory that a mask does not need."""
+        voxels = np.broadcast_to(np.uint8(0), self.flair.shape)
+        empty = type(self.flair)(voxels, self.flair.affine, self.flair.header)
+        return replace(self, flair=empty)
+
+
+def slices_image(array: np.ndarray, spacing: Sequence[float] | None = None) -> nib.Nifti1Image:
+    """Slices of the model's volume as a NIfTI image of the patient's directions.
+
+    array: ``(slices, rows, columns)`` or ``(slices, rows, columns, channels)``; spacing:
+    millimetres along the first three. Without it voxels are cubes of 1 in an unknown unit.
+    """
+    slices, rows, columns = spacing or (1.0, 1.0, 1.0)
+    # AXES: rows and columns run against the axes of NIfTI, which go right, front and up.
+    image = nib.Nifti1Image(np.swapaxes(array, 0, 2), np.diag([-columns, -rows, slices, 1]))
+    image.header.set_xyzt_units("mm" if spacing else "unknown")
+    return image
+
 
 def is_nifti(path: Path | str) -> bool:
     """Whether a file is named like NIfTI: ``.nii`` or ``.nii.gz``."""
@@ -85,7 +110,12 @@ def read_nifti(
     ``DataError`` for what is not a 3-D scan of known place, and for sequences on different grids.
     """
     paths = dict(zip(CHANNELS, (pre, flair, post), strict=True))
-    images = {name: _open(Path(path)) for name, path in paths.items() if path is not None}
+    return volume_of({name: _open(Path(path)) for name, path in paths.items() if path is not None})
+
+
+def volume_of(images: Mapping[str, nib.Nifti1Image]) -> tuple[np.ndarray, Scan]:
+    """What :func:`read_nifti` returns, of opened images by the names in ``CHANNELS``, which have
+    passed :func:`check_header`; FLAIR must be among them. Raises ``DataError``."""
     reference = images[CHANNELS[FLAIR]]
     for image in images.values():
         _check_grid(image, reference)
@@ -107,7 +137,7 @@ def _open(path: Path) -> nib.Nifti1Image:
         raise _unreadable(path, error) from error
     if not isinstance(image, nib.Nifti1Image):
         raise DataError(path, type(image).__name__, "NIfTI (.nii or .nii.gz)", _CONVERT)
-    _check_header(path, image)
+    check_header(path, image)
     return image
 
 
@@ -115,7 +145,8 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(path, f"no readable NIfTI ({error})", "a .nii or .nii.gz file", _CONVERT)
 
 
-def _check_header(path: Path, image: nib.Nifti1Image) -> None:
+def check_header(path: Path | str, image: nib.Nifti1Image) -> None:
+    """Refuse what is not one 3-D scan of known place. Raises ``DataError``."""
     if image.ndim != 3 or not all(image.shape):
         action = "Give one 3-D volume of it (fslroi and nibabel's four_to_three take one out)."
         raise DataError(path, f"the shape {image.shape}", "one scan of three dimensions", action)
@@ -129,6 +160,10 @@ def _check_header(path: Path, image: nib.Nifti1Image) -> None:
         found = f"voxels of {' × '.join(f'{edge:.4g}' for edge in spacing)} mm"
         expected = f"edges of {VOXEL[0]} to {VOXEL[1]} mm"
         raise DataError(path, found, expected, "Correct the affine; its unit must be millimetres.")
+    # The volume of a voxel, as a share of what it would be with edges at right angles.
+    if abs(np.linalg.det(image.affine[:3, :3])) < 0.5 * np.prod(spacing):
+        expected = "edges at nearly right angles"
+        raise DataError(path, "axes that hardly differ", expected, "Correct the affine.")
 
 
 def _check_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image) -> None:
@@ -146,6 +181,11 @@ def _check_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image) -> None:
 def _axes(image: nib.Nifti1Image) -> np.ndarray:
     """Which axis of the file becomes slices, rows and columns: integers ``(3,)``."""
     return np.argsort(_turn(image)[:, 0])
+
+
+def slices_of(image: nib.Nifti1Image) -> int:
+    """How many axial slices a scan has."""
+    return int(image.shape[_axes(image)[0]])
 
 
 def _turn(image: nib.Nifti1Image) -> np.ndarray:
