@@ -16,7 +16,7 @@ export LGGSEG_CACHE ?= $(CURDIR)/build/cache
 .PHONY: help run test test-docker report notebooks data lab format image clean distclean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 	@echo "options: DATA=/path/to/kaggle_3m  PROFILE=smoke|demo|full"
 
 run: $(BIN)/.base ## install, then execute all notebooks (on a simulated cohort unless DATA is given)
