@@ -13,10 +13,10 @@ STRIP := --extra-keys "metadata.papermill cell.metadata.papermill"
 export LGGSEG_CACHE ?= $(CURDIR)/build/cache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-docker data lab format image push clean distclean
+.PHONY: help run test test-docker report notebooks data lab format image push clean distclean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 	@echo "options: DATA=/path/to/kaggle_3m  PROFILE=smoke|demo|full"
 
 run: $(BIN)/.base ## install, then execute all notebooks (on a simulated cohort unless DATA is given)
@@ -32,6 +32,12 @@ test: $(BIN)/.dev ## install, then lint, type-check and test
 test-docker: $(BIN)/.aws ## test the images and SageMaker's local mode in Docker, which it may start
 	container/with_engine.sh bash -c \
 	  'container/build_images.sh && LGGSEG_REQUIRE=docker $(BIN)/python -m pytest -s tests/test_docker.py'
+
+report: $(BIN)/.base ## build the report and the pages of the executed notebooks, without the real data
+	$(BIN)/python -m report.build
+
+notebooks: run ## execute all notebooks and keep them, with their outputs, in report/notebooks
+	$(BIN)/python -m report.snapshots $(OUT)
 
 data: $(BIN)/.base ## download the real cohort from Kaggle into data/
 	$(BIN)/lggseg download data

@@ -19,3 +19,5 @@ if [ -n "${PIP_FIND_LINKS:-}" ] || $pip config get global.find-links >/dev/null 
   $pip download -q --no-deps -d container/wheels "$(grep '^torch==' requirements.txt)"
 fi
 make image BASE_IMAGE="$(container/base_image.sh)" BUILD_OPTIONS="${options[*]}"
+# What the tags meant before.
+"${DOCKER:-docker}" image prune --force --filter label=project=lggseg >/dev/null

@@ -130,3 +130,29 @@ def test_ensembles_need_the_same_channels(
     (tmp_path / "model" / "config.json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match=r"found models of \[5, 3\] channels"):
         Segmenter.ensemble([compared / "unet" / "fold-0" / "model", tmp_path / "model"])
+
+
+def test_test_patients_are_segmented_by_the_mean_of_the_folds(
+    compared: Path, cohort: Cohort, split: pd.DataFrame
+) -> None:
+    found = dict(compare.ensemble_on_test(compared / "unet", cohort, split))
+    assert sorted(found) == sorted(split["patient"][split["role"] == "test"])
+    segmenter = Segmenter.ensemble(sorted((compared / "unet").glob("fold-*/model")))
+    for patient, prediction in found.items():
+        assert np.array_equal(prediction.mask, segmenter.predict(cohort.image(patient)).mask)
+
+
+def test_a_model_of_another_split_may_have_seen_the_patients(
+    compared: Path, cohort: Cohort
+) -> None:
+    other = make_split(cohort, seed=1, folds=2)
+    for predictions in (compare.out_of_fold, compare.ensemble_on_test):
+        with pytest.raises(ValueError, match="found a model of another split"):
+            next(predictions(compared / "unet", cohort, other))
+
+
+def test_without_trained_folds_the_message_says_what_to_run(
+    cohort: Cohort, split: pd.DataFrame, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"found no trained fold.*05_compare_models"):
+        next(compare.out_of_fold(tmp_path / "unet", cohort, split))

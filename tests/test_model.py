@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -57,3 +60,13 @@ def test_the_readme_gives_its_numbers() -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "weights.safetensors", "config.json"])
 def test_it_is_whole(name: str) -> None:
     assert (MODEL / name).is_file()
+
+
+def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    """Its official builds keep a device's number and a queue of events in the user's cache."""
+    code = f"from lggseg.predict import Segmenter; Segmenter.load({str(MODEL)!r})"
+    unset = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "LGGSEG_CACHE")
+    environment = {name: text for name, text in os.environ.items() if name not in unset}
+    environment["HOME"] = str(tmp_path)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))

@@ -109,7 +109,7 @@ def test_the_right_pixels_are_only_shifted(tmp_path: Path) -> None:
     volume, scan = read_nifti(saved(image, tmp_path / "flair.nii"))
     mask = volume[..., 1] > 80
     expected = np.moveaxis(values, -1, 0).swapaxes(1, 2)
-    y, x = (int(step) for step in scan.offset[1:])
+    y, x = (int(step) for step in scan.grid.offset[1:])
     inner = (slice(None), slice(20, 236), slice(20, 236))
     shifted = np.roll(volume[..., 1], (y, x), (1, 2))[inner].astype(float)
     np.testing.assert_allclose(shifted, expected[inner] * 1.65, atol=1)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from lggseg.notebooks import execute, run_notebooks
@@ -64,8 +65,18 @@ def test_runs(executed: Path, path: Path) -> None:
 
 def test_results_say_what_they_were_measured_on(executed: Path) -> None:
     results = list((executed / "runs" / "simulated" / "results").glob("*.json"))
-    assert len(results) == 7
+    assert len(results) == 8
     assert all('"cohort": "simulated"' in path.read_text() for path in results)
+
+
+def test_shapes_are_of_masks_that_no_model_had_seen(executed: Path) -> None:
+    runs = executed / "runs" / "simulated"
+    table = pd.read_csv(runs / "results" / "shape-smoke.csv")
+    split = pd.read_csv(runs / "split.csv").set_index("patient")
+    assert sorted(table["patient"][table["mask"] == "true masks"]) == sorted(split.index)
+    predicted = split.loc[table["patient"][table["mask"] == "predicted masks"]]
+    # The smoke profile trains the folds 0 and 1; the test patients are in no fold.
+    assert set(predicted["fold"]) == {-1, 0, 1}
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -85,6 +96,15 @@ def test_without_the_split_the_message_says_what_to_run(executed: Path, tmp_path
         path = ROOT / "notebooks" / "03_train_local.ipynb"
         with pytest.raises(RuntimeError, match=r"split.csv: found no such file.*02_patient_split"):
             execute(path, tmp_path / path.name, parameters)
+
+
+def test_without_trained_folds_the_message_says_what_to_run(executed: Path, tmp_path: Path) -> None:
+    parameters = {"DATA": str(executed / "data" / "kaggle_3m"), "PROFILE": "smoke"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LGGSEG_RUNS", str(executed / "runs"))
+        path = ROOT / "notebooks" / "06_tumour_shape.ipynb"
+        with pytest.raises(RuntimeError, match=r"found no trained fold.*05_compare_models"):
+            execute(path, tmp_path / path.name, {**parameters, "NETWORK": "untrained"})
 
 
 def write_notebook(path: Path, *cells: str) -> None:

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from lggseg import explore, plots
+from lggseg import explore, plots, shape
 from lggseg.data import CHANNELS, Cohort
 from lggseg.metrics import entropy
 from lggseg.results import runs_of, save_results
 from lggseg.splits import make_split
-from lggseg.stats import rank_shares
+from lggseg.stats import associations, rank_shares
 
 
 def figures(cohort: Cohort) -> list[Figure]:
@@ -40,6 +40,7 @@ def figures(cohort: Cohort) -> list[Figure]:
         plots.augmented(cohort, pictures, pictures > 0.5),
         *search_figures(cohort),
         *comparison_figures(cohort),
+        *shape_figures(cohort),
     ]
 
 
@@ -73,6 +74,23 @@ def comparison_figures(cohort: Cohort) -> list[Figure]:
         plots.disagreement(cohort, dice),
         plots.reliability(cohort, {"one": np.array([[9, 1, 2], [0, 0, 0], [4, 3.5, 3]])}),
         plots.uncertainty(cohort, patient, cohort.mask(patient), entropy(probability)),
+    ]
+
+
+def shape_figures(cohort: Cohort) -> list[Figure]:
+    patients = list(cohort.patients.index)
+    true = pd.DataFrame({p: shape.shape_features(cohort.mask(p)) for p in patients}).T
+    found = true.iloc[:5] * 1.1
+    clusters = pd.DataFrame({"Cluster": [1, 1, 2, 2, 3, 3, None, 1]}, index=patients)
+    clusters["Nothing"] = np.nan
+    masks = {"true": true, "predicted": found}
+    tests = {name: associations(table, clusters.loc[table.index]) for name, table in masks.items()}
+    return [
+        plots.margins(cohort, patients[:2]),
+        plots.shape_agreement(cohort, true.loc[found.index], found, shape.PAPER),
+        plots.shape_agreement(cohort, true.iloc[:1], true.iloc[:1], shape.PAPER),
+        plots.features_by_group(cohort, masks, clusters["Cluster"], shape.PAPER),
+        plots.associations(cohort, tests),
     ]
 
 

@@ -1,9 +1,12 @@
-"""The README's commands exist."""
+"""The README's commands exist, and its numbers are those of the results that it names."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,3 +48,34 @@ def test_links_lead_somewhere() -> None:
 def test_every_notebook_is_in_the_readme() -> None:
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
         assert f"notebooks/{notebook.name}" in README
+
+
+def rows_with_results() -> Iterator[tuple[str, Path]]:
+    """Each row of a table that names a results file, ``the same`` standing for the one before."""
+    source = None
+    for line in README.splitlines():
+        link = re.search(r"\((report/results/[\w.-]+)\) \|$", line)
+        source = ROOT / link[1] if link else source if line.endswith("| the same |") else None
+        if source and source.suffix == ".json":
+            yield line, source
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """All numbers of a results file, and those that are keys; tables of patients are left out."""
+    if isinstance(value, (int, float)):
+        yield abs(value)
+    for key, below in value.items() if isinstance(value, dict) else ():
+        if re.fullmatch(r"[\d.]+", key):
+            yield float(key)
+        if not str(key).startswith("TCGA_") and key != "reliability":
+            yield from numbers(below)
+    for below in value if isinstance(value, list) else ():
+        yield from numbers(below)
+
+
+@pytest.mark.parametrize(("row", "source"), rows_with_results())
+def test_numbers_are_those_of_the_results(row: str, source: Path) -> None:
+    known = list(numbers(json.loads(source.read_text())))
+    for text in re.findall(r"(?<![\d.])\d+\.\d+", row.rsplit("|", 2)[0]):
+        digits = len(text.split(".")[1])
+        assert any(f"{value:.{digits}f}" == text for value in known), f"{text} is not in {source}"

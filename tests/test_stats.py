@@ -84,3 +84,118 @@ def test_rank_shares() -> None:
     assert shares.loc["worse"].tolist() == [0.0, 1.0]
     noise = pd.DataFrame(np.random.default_rng(0).uniform(size=(40, 3)))
     assert stats.rank_shares(noise).sum(axis=1).tolist() == pytest.approx([1, 1, 1])
+
+
+# Shrout and Fleiss (1979), table 2: six targets, four judges.
+RATINGS = np.array(
+    [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+)
+
+
+def test_intraclass_correlation_of_shrout_and_fleiss() -> None:
+    # Their table 3 has the mean squares 11.24, 32.49 and 1.02, their table 4 the ICC(2,1) of 0.29.
+    by_hand = (11.24 - 1.02) / (11.24 + 3 * 1.02 + 4 * (32.49 - 1.02) / 6)
+    found = stats.intraclass_correlation(RATINGS)
+    assert found == pytest.approx(by_hand, abs=1e-3) and round(found, 2) == 0.29
+
+
+def test_a_constant_error_lowers_the_agreement_but_not_the_correlation() -> None:
+    truth = np.arange(10.0)
+    same, shifted = (np.column_stack([truth, truth + error]) for error in (0, 3))
+    assert stats.intraclass_correlation(same) == 1
+    assert stats.intraclass_correlation(shifted) < 0.8
+    assert np.isnan(stats.intraclass_correlation(np.ones((5, 2))))
+    assert np.isnan(stats.intraclass_correlation(np.ones((1, 2))))
+
+
+def test_agreement_by_hand() -> None:
+    # Differences 1, 3, 2 and -2: mean 1, standard deviation sqrt(14 / 3).
+    found = stats.agreement([1.0, 2, 5, 9, np.nan], pd.Series([2.0, 5, 7, 7, 3]))
+    assert found["n"] == 4 and found["bias"] == pytest.approx(1)
+    assert found["upper"] - found["bias"] == pytest.approx(1.96 * np.sqrt(14 / 3))
+    assert found["bias"] - found["lower"] == pytest.approx(1.96 * np.sqrt(14 / 3))
+    ratings = np.array([[1, 2], [2, 5], [5, 7], [9, 7]])
+    assert found["icc"] == stats.intraclass_correlation(ratings)
+
+
+def test_agreement_has_an_interval_over_patients() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=60)
+    found = stats.agreement(truth, truth + rng.normal(0, 0.5, 60))
+    # Variances 1 between patients and 0.25 / 2 of each rating around their mean.
+    assert found["low"] < 1 / 1.125 < found["high"]
+    assert found["low"] < found["icc"] < found["high"] < 1
+    few = stats.agreement([1.0, 2.0], [1.0, 3.0])
+    assert few.pop("n") == 2 and np.isnan(list(few.values())).all()
+
+
+def grouped_values() -> tuple[pd.Series, pd.Series]:
+    rng = np.random.default_rng(0)
+    groups = pd.Series(rng.integers(1, 5, 60))
+    return pd.Series(rng.normal(size=60) + 0.5 * (groups == 2)).round(1), groups
+
+
+def test_kruskal_wallis_against_scipy() -> None:
+    values, groups = grouped_values()
+    found = stats.kruskal_wallis(values, groups)
+    h, p = scipy_stats.kruskal(*(values[groups == group] for group in range(1, 5)))
+    assert (found["h"], found["p"]) == pytest.approx((h, p))
+    assert found["epsilon_squared"] == pytest.approx(h / 59)
+    assert (found["groups"], found["n"]) == (4, 60)
+    assert found["p_permutation"] == pytest.approx(p, abs=0.03)
+
+
+def test_permutations_against_all_orders() -> None:
+    # Of the 20 ways to draw three of six, two part them as well as this one does, itself included.
+    values, groups = pd.Series([1.0, 2, 3, 4, 5, 6]), pd.Series(list("aaabbb"))
+    found = stats.kruskal_wallis(values, groups)
+    assert found["p_permutation"] == pytest.approx(2 / 20, abs=0.01)
+    # By hand: rank sums 6 and 15, h = 12 / 42 (36 / 3 + 225 / 3) - 21.
+    assert found["h"] == pytest.approx(27 / 7)
+    assert found["epsilon_squared"] == pytest.approx(27 / 35)
+    rows = {"a": [0, 1, 2], "b": [3, 4, 5]}
+    assert scipy_stats.permutation_test(
+        [values[part].to_numpy() for part in rows.values()],
+        lambda *parts: scipy_stats.kruskal(*parts).statistic,
+        permutation_type="independent",
+        alternative="greater",
+    ).pvalue == pytest.approx(found["p_permutation"], abs=0.01)
+
+
+def test_kruskal_wallis_leaves_out_what_tells_nothing() -> None:
+    values = pd.Series([1.0, 2, 3, 4, np.nan, 6, 7])
+    groups = pd.Series([1, 1, 2, 2, 1, np.nan, 3])
+    found = stats.kruskal_wallis(values, groups)
+    assert (found["groups"], found["n"]) == (2, 4)
+    for nothing in (pd.Series(range(7)), pd.Series([1] * 7)):
+        found = stats.kruskal_wallis(values, nothing)
+        assert np.isnan([found["h"], found["p"], found["p_permutation"]]).all()
+    assert np.isnan(stats.kruskal_wallis(pd.Series([5.0] * 7), groups)["p"])
+
+
+def test_associations_are_adjusted_for_all_that_could_be_tested() -> None:
+    values, groups = grouped_values()
+    features = pd.DataFrame({"one": values, "constant": 1.0, "two": values[::-1].to_numpy()})
+    groupings = pd.DataFrame({"four": groups, "two": groups % 2})
+    tests = stats.associations(features, groupings)
+    assert len(tests) == 6
+    tested = tests["feature"] != "constant"
+    assert tests.loc[~tested, ["p", "p_holm"]].isna().all(axis=None)
+    adjusted = stats.holm(tests.loc[tested, "p"].to_numpy())
+    assert tests.loc[tested, "p_holm"].to_numpy() == pytest.approx(adjusted)
+
+
+def test_fisher_at_the_median() -> None:
+    values, groups = pd.Series(np.arange(12.0)), pd.Series([1] * 5 + [2, 1] + [2] * 5)
+    exact = scipy_stats.fisher_exact([[5, 1], [1, 5]]).pvalue
+    assert stats.fisher_at_median(values, groups) == pytest.approx(exact)
+    three = pd.Series([1] * 4 + [2] * 4 + [3] * 4)
+    # Above the median lie 0, 2 and 4 of the groups: 6 of the 924 ways to draw six of twelve, and 6
+    # for each order of the groups. No other table is as rare.
+    extreme = 6 * 6 / 924
+    assert stats.fisher_at_median(values, three) == pytest.approx(extreme, abs=0.01)
+    # The fourth of four is in group 3, as likely as in 2, half as likely as in 1.
+    few = stats.fisher_at_median(pd.Series([1.0, 2, 3, 9]), pd.Series([1, 1, 2, 3]))
+    assert few == pytest.approx(1 / 3, abs=0.02)
+    assert np.isnan(stats.fisher_at_median(values, pd.Series([1] * 12)))
+    assert np.isnan(stats.fisher_at_median(pd.Series([1.0] * 12), groups))

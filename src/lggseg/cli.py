@@ -150,10 +150,23 @@ def _predict(options: argparse.Namespace) -> None:
     print(f"{row['tumour_ml']:.1f} ml of tumour; the mask and predictions.csv in {out}")
 
 
+def _export(options: argparse.Namespace) -> None:
+    from lggseg.bundle import export_bundle
+
+    bundle = export_bundle(options.model, options.monai_bundle)
+    print(f"MONAI bundle {bundle}; how to run it: {bundle / 'docs' / 'README.md'}")
+
+
 def _serve(options: argparse.Namespace) -> None:
     from lggseg.serve import serve
 
     serve(options.model, options.host, options.port)
+
+
+def _view(options: argparse.Namespace) -> None:
+    from lggseg.view import view
+
+    view(options.model, options.data, options.host, options.port)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -262,11 +275,27 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
     command.set_defaults(call=_predict)
 
+    command = commands.add_parser("export", help="write a model as a MONAI bundle")
+    command.add_argument("model", type=Path, help="model folder")
+    command.add_argument(
+        "--monai-bundle", type=Path, required=True, help="new folder, named like the bundle"
+    )
+    command.set_defaults(call=_export)
+
     command = commands.add_parser("serve", help="answer over HTTP: /ping, /invocations")
     command.add_argument("model", type=Path, help="model folder")
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
     command.add_argument("--port", type=int, default=8080)
     command.set_defaults(call=_serve)
+
+    command = commands.add_parser("view", help="look at patients and masks in the browser")
+    command.add_argument("model", type=Path, help="model folder")
+    command.add_argument(
+        "data", type=Path, nargs="?", help="a tree, one patient's folder, or one TIFF"
+    )
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for every machine around")
+    command.add_argument("--port", type=int, default=8081)
+    command.set_defaults(call=_view)
 
     command = commands.add_parser("evaluate", help="compare a model with the patients' masks")
     command.add_argument("model", type=Path, help="model folder")

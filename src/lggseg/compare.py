@@ -14,9 +14,9 @@ import pandas as pd
 from lggseg import models
 from lggseg.config import Config
 from lggseg.data import SIZE, Cohort
-from lggseg.paths import write_table
+from lggseg.paths import DataError, write_table
 from lggseg.predict import Prediction, Segmenter, evaluate
-from lggseg.splits import patients_of
+from lggseg.splits import patients_of, split_fingerprint
 from lggseg.train import score_folds
 
 
@@ -58,11 +58,25 @@ def per_patient(table: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
 def out_of_fold(
     folder: Path | str, cohort: Cohort, split: pd.DataFrame
 ) -> Iterator[tuple[str, Prediction]]:
-    """Each patient of a cross-validation and what the model that had not seen it predicts."""
+    """Each patient of a cross-validation and what the model that had not seen it predicts. Raises
+    ``DataError`` where there is no trained fold, or one of another split."""
     for model in _fold_models(folder):
         segmenter = Segmenter.load(model)
+        _check_split(model, segmenter, split)
         for patient in patients_of(split, "validation", segmenter.config.fold):
             yield patient, segmenter.predict(cohort.image(patient))
+
+
+def ensemble_on_test(
+    folder: Path | str, cohort: Cohort, split: pd.DataFrame
+) -> Iterator[tuple[str, Prediction]]:
+    """Each test patient and what the mean of a cross-validation's folds predicts, none of which
+    had seen it: nothing may be chosen by it. Raises as :func:`out_of_fold` does."""
+    models = _fold_models(folder)
+    segmenter = Segmenter.ensemble(models)
+    _check_split(models[0], segmenter, split)
+    for patient in patients_of(split, "test", segmenter.config.fold):
+        yield patient, segmenter.predict(cohort.image(patient))
 
 
 def score_test(
@@ -82,7 +96,18 @@ def score_test(
 
 
 def _fold_models(folder: Path | str) -> list[Path]:
-    return [run / "model" for run in sorted(Path(folder).glob("fold-*"))]
+    models = [run / "model" for run in sorted(Path(folder).glob("fold-*"))]
+    if not models:
+        action = "Run notebook 05_compare_models, or `lggseg compare`."
+        raise DataError(folder, "no trained fold", "the folds of a cross-validation", action)
+    return models
+
+
+def _check_split(model: Path, segmenter: Segmenter, split: pd.DataFrame) -> None:
+    """Another split may have trained the model on the very patients that this one holds out."""
+    if segmenter.card["split_fingerprint"] != split_fingerprint(split):
+        action = "Train again with this split, or give the split.csv of the run."
+        raise DataError(model, "a model of another split", "one trained with this split", action)
 
 
 def training_seconds(folder: Path | str) -> float:

@@ -23,30 +23,46 @@ ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
 MAX_BYTES = 25_000_000
 _PAGE = SIZE * SIZE * 3
 _VOLUME = f"uint8 (slices, {SIZE}, {SIZE}, 3): pre-contrast, FLAIR, post-contrast"
+_MASK = f"uint8 (slices, {SIZE}, {SIZE}), 0 and 255"
 
+_Tags = dict[int, tuple[str, tuple[tuple[int, ...], ...]]]
+_OFFSETS, _COUNTS, _SAMPLES = 273, 279, 277
 # Tags of a page and the values that they may have. An absent one means (1,), as TIFF 6.0 defines.
-_TAGS: dict[int, tuple[str, tuple[tuple[int, ...], ...]]] = {
+_TAGS: _Tags = {
     256: ("width", ((SIZE,),)),
     257: ("height", ((SIZE,),)),
     258: ("bits of a sample", ((8, 8, 8),)),
     259: ("compression", ((1,), (8,), (32946,))),
     262: ("photometric interpretation", ((2,), (1,))),
     266: ("order of the bits", ((1,),)),
-    277: ("samples of a pixel", ((3,),)),
+    _SAMPLES: ("samples of a pixel", ((3,),)),
     284: ("planar configuration", ((1,),)),
     317: ("predictor", ((1,), (2,))),
     339: ("format of a sample", ((1,), (1, 1, 1))),
 }
-_OFFSETS, _COUNTS = 273, 279
+_MASK_TAGS: _Tags = {
+    **_TAGS,
+    258: ("bits of a sample", ((8,),)),
+    262: ("photometric interpretation", ((1,),)),
+    _SAMPLES: ("samples of a pixel", ((1,),)),
+}
 _MOST_TAGS = 100
 
 
 class Refused(DataError):
-    """A request that cannot be answered: ``status`` is HTTP's."""
+    """A request that cannot be answered: ``status`` is HTTP's. ``name`` is that of the file in it
+    which is at fault, if the request has several."""
 
-    def __init__(self, status: int, found: str, expected: str, action: str) -> None:
-        super().__init__("request", found, expected, action)
+    def __init__(
+        self, status: int, found: str, expected: str, action: str, name: str = "request"
+    ) -> None:
+        super().__init__(name, found, expected, action)
         self.status = status
+        self._message = found, expected, action
+
+    def of(self, name: str) -> Refused:
+        """The same of the file ``name``."""
+        return Refused(self.status, *self._message, name)
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
@@ -110,16 +126,35 @@ def read_tiff(body: bytes, most: int) -> np.ndarray:
     Uncompressed or deflated RGB pages. A reader of its own, since those of libraries follow many
     more fields of a file than a server should let a stranger set. Raises ``Refused``.
     """
+    return _pages(body, most, _TAGS, _VOLUME)
+
+
+def read_mask_tiff(body: bytes, most: int) -> np.ndarray:
+    """A mask, bool ``(slices, 256, 256)``, of at most so many slices, from a TIFF as
+    :func:`mask_tiff` writes it. Raises ``Refused``."""
+    pixels = _pages(body, most, _MASK_TAGS, _MASK)[..., 0]
+    if np.any((pixels != 0) & (pixels != 255)):
+        other = int(pixels[(pixels != 0) & (pixels != 255)][0])
+        action = "Write tumour as 255 and everything else as 0."
+        raise Refused(422, f"the value {other}", "only 0 and 255 in a mask", action)
+    return pixels > 0
+
+
+def _pages(body: bytes, most: int, known: _Tags, content: str) -> np.ndarray:
+    """The pages of a TIFF with these tags: uint8 ``(pages, 256, 256, samples)``."""
     try:
         pages = _directories(body, most)
         if sum(sum(tags.get(_COUNTS, ())) for tags in pages) > len(body):
             raise ValueError("strips that overlap or lie beyond the end")
-        return np.stack([_page(body, tags, number) for number, tags in enumerate(pages)])
+        for number, tags in enumerate(pages):
+            _check_tags(tags, known, number, content)
+        return np.stack([_page(body, tags) for tags in pages])
     except (ValueError, struct.error, zlib.error) as error:
         if isinstance(error, Refused):
             raise
-        action = "The file may be cut off: write it again, one RGB page of 8 bits a slice."
-        raise Refused(400, f"a broken TIFF ({error})", f"a TIFF of {_VOLUME}", action) from error
+        why = "a field beyond its end" if isinstance(error, struct.error) else error
+        action = "The file may be cut off: write it again, one page of 8 bits a slice."
+        raise Refused(400, f"a broken TIFF ({why})", f"a TIFF of {content}", action) from error
 
 
 def _directories(body: bytes, most: int) -> list[dict[int, tuple[int, ...]]]:
@@ -156,29 +191,34 @@ def _tag(body: bytes, order: str, entry: int) -> tuple[int, tuple[int, ...]]:
     return code, struct.unpack_from(f"{order}{count}{letter}", body, place)
 
 
-def _page(body: bytes, tags: dict[int, tuple[int, ...]], number: int) -> np.ndarray:
-    for code, (name, allowed) in _TAGS.items():
+def _check_tags(tags: dict[int, tuple[int, ...]], known: _Tags, number: int, content: str) -> None:
+    for code, (name, allowed) in known.items():
         value = tags.get(code, (1,))
         if value not in allowed:
-            expected = " or ".join(map(str, allowed)) + f", for {_VOLUME}"
-            action = "Write one uncompressed RGB page of 8 bits a slice."
+            expected = " or ".join(map(str, allowed)) + f", for {content}"
+            action = "Write one uncompressed page of 8 bits a slice."
             raise Refused(422, f"{name} {value} in page {number}", expected, action)
-    pixels = np.frombuffer(_strips(body, tags), np.uint8).reshape(SIZE, SIZE, 3)
+
+
+def _page(body: bytes, tags: dict[int, tuple[int, ...]]) -> np.ndarray:
+    (samples,) = tags.get(_SAMPLES, (1,))
+    strips = _strips(body, tags, SIZE * SIZE * samples)
+    pixels = np.frombuffer(strips, np.uint8).reshape(SIZE, SIZE, samples)
     # Predictor 2: differences to the pixel on the left.
     return np.cumsum(pixels, axis=1, dtype=np.uint8) if tags.get(317) == (2,) else pixels
 
 
-def _strips(body: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
+def _strips(body: bytes, tags: dict[int, tuple[int, ...]], size: int) -> bytes:
     """The bytes of a page, inflated no further than a page is long."""
     pixels = bytearray()
     for start, count in zip(tags.get(_OFFSETS, ()), tags.get(_COUNTS, ()), strict=True):
         strip = body[start : start + count]
         if tags.get(259, (1,)) != (1,):
-            strip = zlib.decompressobj().decompress(strip, _PAGE + 1 - len(pixels))
+            strip = zlib.decompressobj().decompress(strip, size + 1 - len(pixels))
         pixels += strip
-        if len(pixels) > _PAGE:
+        if len(pixels) > size:
             break
-    if len(pixels) != _PAGE:
-        more = "more than " if len(pixels) > _PAGE else "only "
-        raise ValueError(f"{more}{min(len(pixels), _PAGE)} bytes of {_PAGE} in a page")
+    if len(pixels) != size:
+        more = "more than " if len(pixels) > size else "only "
+        raise ValueError(f"{more}{min(len(pixels), _PAGE)} bytes of {size} in a page")
     return bytes(pixels)

@@ -14,19 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lggseg.config import Config
 
-
-def _on_quads(body: Callable[..., nn.Module], config: Config, **options: Any) -> nn.Module:
-    """A network at half the resolution: 2 × 2 pixels are channels, and so are their logits (Shi
-    2016, equation 4).
-
-    The layers at full resolution, which take most of the time and hold few of the weights, are
-    gone; the pixels are not. body: one of MONAI's networks, built with ``options``. The head is one
-    of its own, since a body's last layer would be a bottleneck of as many channels as logits.
-    """
-    channels = {"in_channels": 4 * config.channels, "out_channels": config.width}
-    head = nn.Conv2d(config.width, 4, kernel_size=1)
-    quads = body(spatial_dims=2, **channels, **options)
-    return nn.Sequential(nn.PixelUnshuffle(2), quads, head, nn.PixelShuffle(2))
+Body = tuple[type[nn.Module], dict[str, Any]]
 
 
 def _levels(config: Config) -> dict[str, Any]:
@@ -34,43 +22,59 @@ def _levels(config: Config) -> dict[str, Any]:
     return {"channels": channels, "strides": [2, 2, 2], "dropout": config.dropout}
 
 
-def _unet(config: Config) -> nn.Module:
+def _unet(config: Config) -> Body:
     """U-Net with residual units (Ronneberger 2015; Kerfoot 2018), as MONAI builds it."""
-    options = {"num_res_units": 2, "norm": "batch", "act": "relu"}
-    return _on_quads(UNet, config, **_levels(config), **options)
+    return UNet, {**_levels(config), "num_res_units": 2, "norm": "batch", "act": "relu"}
 
 
-def _attention_unet(config: Config) -> nn.Module:
+def _attention_unet(config: Config) -> Body:
     """Attention U-Net (Oktay 2018), as MONAI builds it."""
-    return _on_quads(AttentionUnet, config, **_levels(config))
+    return AttentionUnet, _levels(config)
 
 
-def _swin_unetr(config: Config) -> nn.Module:
+def _swin_unetr(config: Config) -> Body:
     """Swin UNETR (Hatamizadeh 2022), a vision transformer with shifted windows, in 2-D, as MONAI
     builds it; ``config.width`` is a multiple of 12."""
     if config.width % 12:
         raise ValueError(f"width={config.width}: expected a multiple of 12 for swin_unetr")
     options = {"window_size": 8, "norm_name": "batch", "drop_rate": config.dropout}
-    return _on_quads(SwinUNETR, config, feature_size=config.width, **options)
+    return SwinUNETR, {"feature_size": config.width, **options}
 
 
-NETWORKS: dict[str, Callable[[Config], nn.Module]] = {
+NETWORKS: dict[str, Callable[[Config], Body]] = {
     "unet": _unet,
     "attention_unet": _attention_unet,
     "swin_unetr": _swin_unetr,
 }
 
 
-def build_network(config: Config) -> nn.Module:
-    """The network ``config.network``: ``(slices, channels, size, size)`` → one logit a pixel.
-
-    Its weights lie in memory channels last, which convolutions prefer on CPUs and GPUs.
+def network_body(config: Config) -> Body:
+    """The one of MONAI's networks that ``config.network`` is made of: its class and its options,
+    plain values that fit into JSON.
 
     Raises ``ValueError`` when the registry has no such name.
     """
     if config.network not in NETWORKS:
         raise ValueError(f"network={config.network!r}: expected one of {sorted(NETWORKS)}")
-    network = NETWORKS[config.network](config)
+    body, options = NETWORKS[config.network](config)
+    channels = {"in_channels": 4 * config.channels, "out_channels": config.width}
+    return body, {"spatial_dims": 2, **channels, **options}
+
+
+def build_network(config: Config) -> nn.Module:
+    """The network ``config.network``: ``(slices, channels, size, size)`` → one logit a pixel.
+
+    It works at half the resolution: 2 × 2 pixels are channels, and so are their logits (Shi 2016,
+    equation 4). The layers at full resolution, which take most of the time and hold few of the
+    weights, are gone; the pixels are not. The head is one of its own, since the body's last layer
+    would be a bottleneck of as many channels as logits. The weights lie in memory channels last,
+    which convolutions prefer on CPUs and GPUs.
+
+    Raises ``ValueError`` when the registry has no such name.
+    """
+    body, options = network_body(config)
+    head = nn.Conv2d(config.width, 4, kernel_size=1)
+    network = nn.Sequential(nn.PixelUnshuffle(2), body(**options), head, nn.PixelShuffle(2))
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -2,16 +2,15 @@
 
 The training slices go upwards, with anterior at the top and the patient's left on the right, as
 radiologists look at them: data.csv's laterality 1 (if its levels are alphabetical: left) has the
-tumour in the right half of the image in 39 of 39 patients, 3 in the left half in 28 of 29. They are
-256 × 256 pixels of a field of view of about 240 mm. A scan is turned to that and resampled within
-its axial slices, not between them: thin slices stay, and the network's neighbours of a slice are
-those at about the distance of training (:attr:`Scan.apart`).
+tumour in the right half of the image in 39 of 39 patients, 3 in the left half in 28 of 29. A scan
+is turned to that and resampled (:mod:`lggseg.grid`).
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,18 +18,14 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.funcs import squeeze_image
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
-from scipy import ndimage
 
+from lggseg.grid import PIXEL, Grid, finite, slices_apart
 from lggseg.paths import DataError
-from lggseg.volume import CHANNELS, FLAIR, SIZE
+from lggseg.volume import CHANNELS, FLAIR
 
 SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 # Slices upwards, rows front to back, columns from the patient's right to the left.
 AXES = axcodes2ornt(("S", "P", "L"))
-PIXEL = 240 / SIZE  # millimetres
-SLICE = 4.5  # millimetres: a head of about 150 mm in a median of 34 slices
-# The 99.9th percentile of a sequence, 159 to 175 in the median training volume.
-BRIGHT = 165
 # Millimetres by which the grids of two sequences may differ.
 TOLERANCE = 0.5
 VOXEL = (0.1, 20.0)  # the shortest and the longest edge of a voxel that is taken for millimetres
@@ -40,14 +35,12 @@ VOXEL = (0.1, 20.0)  # the shortest and the longest edge of a voxel that is take
 class Scan:
     """A patient's FLAIR file, and where the model's volume lies in it.
 
-    missing: the sequences for which FLAIR stands in. Pixel i of the volume is voxel
-    ``zoom * i + offset`` of the turned scan: float64 ``(3,)``, along slices, rows and columns.
+    missing: the sequences for which FLAIR stands in.
     """
 
     flair: nib.Nifti1Image
     missing: tuple[str, ...]
-    zoom: np.ndarray
-    offset: np.ndarray
+    grid: Grid
 
     @property
     def name(self) -> str:
@@ -55,9 +48,14 @@ class Scan:
         return SUFFIX.sub("", Path(str(self.flair.get_filename())).name)
 
     @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between the slices, rows and columns of the model's volume."""
+        return float(_spacing(self.flair)[0]), PIXEL, PIXEL
+
+    @property
     def apart(self) -> int:
         """How many slices further a neighbour is as far as in the training data."""
-        return max(1, round(SLICE / float(_spacing(self.flair)[0])))
+        return slices_apart(self.spacing[0])
 
     @property
     def voxel_ml(self) -> float:
@@ -68,15 +66,32 @@ class Scan:
         """A mask of the model's volume, bool ``(slices, 256, 256)``, on the scan's voxels: uint8,
         0 and 1, nearest neighbour, with the scan's shape, affine and header."""
         shape = tuple(np.array(self.flair.shape)[_axes(self.flair)])
-        turned = ndimage.affine_transform(
-            mask.astype(np.uint8), 1 / self.zoom, -self.offset / self.zoom, shape, order=0
-        )
+        turned = self.grid.voxels(mask, shape)
         voxels = apply_orientation(turned, ornt_transform(AXES, io_orientation(self.flair.affine)))
         header = self.flair.header.copy()
         header.set_data_dtype(np.uint8)
         header["cal_min"], header["cal_max"] = 0, 1  # how bright viewers show it
         header.extensions.clear()  # what a scanner or a program noted about the scan
         return type(self.flair)(voxels, self.flair.affine, header)
+
+    def without_voxels(self) -> Scan:
+        """The same without the scan's grey levels, which take memory that a mask does not need."""
+        voxels = np.broadcast_to(np.uint8(0), self.flair.shape)
+        empty = type(self.flair)(voxels, self.flair.affine, self.flair.header)
+        return replace(self, flair=empty)
+
+
+def slices_image(array: np.ndarray, spacing: Sequence[float] | None = None) -> nib.Nifti1Image:
+    """Slices of the model's volume as a NIfTI image of the patient's directions.
+
+    array: ``(slices, rows, columns)`` or ``(slices, rows, columns, channels)``; spacing:
+    millimetres along the first three. Without it voxels are cubes of 1 in an unknown unit.
+    """
+    slices, rows, columns = spacing or (1.0, 1.0, 1.0)
+    # AXES: rows and columns run against the axes of NIfTI, which go right, front and up.
+    image = nib.Nifti1Image(np.swapaxes(array, 0, 2), np.diag([-columns, -rows, slices, 1]))
+    image.header.set_xyzt_units("mm" if spacing else "unknown")
+    return image
 
 
 def is_nifti(path: Path | str) -> bool:
@@ -95,15 +110,20 @@ def read_nifti(
     ``DataError`` for what is not a 3-D scan of known place, and for sequences on different grids.
     """
     paths = dict(zip(CHANNELS, (pre, flair, post), strict=True))
-    images = {name: _open(Path(path)) for name, path in paths.items() if path is not None}
+    return volume_of({name: _open(Path(path)) for name, path in paths.items() if path is not None})
+
+
+def volume_of(images: Mapping[str, nib.Nifti1Image]) -> tuple[np.ndarray, Scan]:
+    """What :func:`read_nifti` returns, of opened images by the names in ``CHANNELS``, which have
+    passed :func:`check_header`; FLAIR must be among them. Raises ``DataError``."""
     reference = images[CHANNELS[FLAIR]]
     for image in images.values():
         _check_grid(image, reference)
-    zoom, offset = _place(reference)
-    grey = {name: _grey(image, zoom, offset) for name, image in images.items()}
+    grid = Grid.of(_values(reference), _spacing(reference))
+    grey = {name: _grey(image, grid) for name, image in images.items()}
     volume = np.stack([grey.get(name, grey[CHANNELS[FLAIR]]) for name in CHANNELS], axis=-1)
     missing = tuple(name for name in CHANNELS if name not in grey)
-    return volume, Scan(reference, missing, zoom, offset)
+    return volume, Scan(reference, missing, grid)
 
 
 def _open(path: Path) -> nib.Nifti1Image:
@@ -117,7 +137,7 @@ def _open(path: Path) -> nib.Nifti1Image:
         raise _unreadable(path, error) from error
     if not isinstance(image, nib.Nifti1Image):
         raise DataError(path, type(image).__name__, "NIfTI (.nii or .nii.gz)", _CONVERT)
-    _check_header(path, image)
+    check_header(path, image)
     return image
 
 
@@ -125,7 +145,8 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(path, f"no readable NIfTI ({error})", "a .nii or .nii.gz file", _CONVERT)
 
 
-def _check_header(path: Path, image: nib.Nifti1Image) -> None:
+def check_header(path: Path | str, image: nib.Nifti1Image) -> None:
+    """Refuse what is not one 3-D scan of known place. Raises ``DataError``."""
     if image.ndim != 3 or not all(image.shape):
         action = "Give one 3-D volume of it (fslroi and nibabel's four_to_three take one out)."
         raise DataError(path, f"the shape {image.shape}", "one scan of three dimensions", action)
@@ -139,6 +160,10 @@ def _check_header(path: Path, image: nib.Nifti1Image) -> None:
         found = f"voxels of {' × '.join(f'{edge:.4g}' for edge in spacing)} mm"
         expected = f"edges of {VOXEL[0]} to {VOXEL[1]} mm"
         raise DataError(path, found, expected, "Correct the affine; its unit must be millimetres.")
+    # The volume of a voxel, as a share of what it would be with edges at right angles.
+    if abs(np.linalg.det(image.affine[:3, :3])) < 0.5 * np.prod(spacing):
+        expected = "edges at nearly right angles"
+        raise DataError(path, "axes that hardly differ", expected, "Correct the affine.")
 
 
 def _check_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image) -> None:
@@ -158,6 +183,11 @@ def _axes(image: nib.Nifti1Image) -> np.ndarray:
     return np.argsort(_turn(image)[:, 0])
 
 
+def slices_of(image: nib.Nifti1Image) -> int:
+    """How many axial slices a scan has."""
+    return int(image.shape[_axes(image)[0]])
+
+
 def _turn(image: nib.Nifti1Image) -> np.ndarray:
     return ornt_transform(io_orientation(image.affine), AXES)
 
@@ -173,34 +203,17 @@ def _values(image: nib.Nifti1Image) -> np.ndarray:
         values = apply_orientation(image.get_fdata(dtype=np.float32), _turn(image))
     except Exception as error:  # a truncated or damaged file
         raise _unreadable(Path(str(image.get_filename())), error) from error
-    finite = np.isfinite(values)
-    return np.where(finite, values, values[finite].min() if finite.any() else 0)
+    return finite(values)
 
 
-def _place(image: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
-    """Zoom and offset (see :class:`Scan`) that put the middle of the head in the middle."""
-    values = _values(image)
-    centre = ndimage.center_of_mass(values >= values.mean())
-    zoom = PIXEL / _spacing(image)
-    zoom[0] = 1
-    # Whole voxels: what already has the right pixels stays as it is.
-    offset = np.round(np.array(centre) - zoom * (SIZE - 1) / 2)
-    offset[0] = 0
-    return zoom, offset
-
-
-def _grey(image: nib.Nifti1Image, zoom: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def _grey(image: nib.Nifti1Image, grid: Grid) -> np.ndarray:
     """A sequence in the model's pixels and grey levels: uint8 ``(slices, 256, 256)``."""
     values = _values(image)
-    # Voxels finer than pixels are averaged, as skimage.transform.resize does.
-    smooth = ndimage.gaussian_filter(values, np.maximum(zoom - 1, 0) / 2)
-    shape, air = (len(values), SIZE, SIZE), float(values.min())
-    pixels = ndimage.affine_transform(smooth, zoom, offset, shape, order=1, cval=air)
-    dark, bright = np.percentile(pixels, (0.1, 99.9))
-    if not bright > dark:
-        found = f"hardly any voxel that is not {dark:g}"
-        raise DataError(str(image.get_filename()), found, "a head", _CONVERT)
-    return np.clip((pixels - dark) / (bright - dark) * BRIGHT, 0, 255).round().astype(np.uint8)
+    try:
+        return grid.pixels(values)
+    except ValueError as error:
+        path = str(image.get_filename())
+        raise DataError(path, str(error), "a head", _CONVERT) from error
 
 
 _CONVERT = "Give a NIfTI file as dcm2niix makes it of a DICOM series."

@@ -168,7 +168,9 @@ def predict_folder(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    for path in tqdm(_volumes(Path(data)), desc="predict", unit="patient", disable=not progress):
+    for path in tqdm(
+        volume_paths(Path(data)), desc="predict", unit="patient", disable=not progress
+    ):
         volume, truth = read_volume(path)
         prediction = segmenter.predict(volume)
         _write_mask(prediction.mask, out / f"{path.stem}_mask.tif")
@@ -208,7 +210,9 @@ def predict_nifti(
     return table
 
 
-def _volumes(data: Path) -> list[Path]:
+def volume_paths(data: Path) -> list[Path]:
+    """The patients of a tree, or the one patient whose folder or TIFF ``data`` is. Raises
+    ``DataError``."""
     if data.is_file() or (data.is_dir() and is_patient(data)):
         return [data]
     return patient_folders(find_tree(data))

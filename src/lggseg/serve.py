@@ -65,6 +65,7 @@ _ATTRIBUTES: dict[str, tuple[Callable[[str], float], int, float, float]] = {
     # The slice of the picture, from 0; without it the one with the most tumour.
     "slice": (int, 1, 0, 10**6),
 }
+_PARTS = "Send parts of the volume, as lggseg.client.segment does."
 _READERS = {TIFF: read_tiff, NPY: read_npy}
 _OUTLINE = (213, 94, 0)
 
@@ -116,13 +117,15 @@ class Answer:
 def serve(model: Path | str, host: str, port: int, limits: Limits | None = None) -> None:
     """Serve a model folder until SIGTERM or SIGINT, which let running requests finish; then the
     process exits with 0. Raises ``DataError`` for a folder without a model."""
-    app = build_app(Path(model), limits or Limits())
+    run(build_app(Path(model), limits or Limits()), host=host, port=port)
+
+
+def run(app: FastAPI, **options: Any) -> None:
+    """Run an application with uvicorn's ``options`` until SIGTERM or SIGINT, as :func:`serve`."""
     # uvicorn raises the signal again when it has shut down, as if it had not been handled.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    uvicorn.run(
-        app, host=host, port=port, ws="none", access_log=False, timeout_graceful_shutdown=25
-    )
+    uvicorn.run(app, ws="none", access_log=False, timeout_graceful_shutdown=25, **options)
 
 
 def build_app(model: Path, limits: Limits) -> FastAPI:
@@ -138,7 +141,7 @@ def build_app(model: Path, limits: Limits) -> FastAPI:
             raise Refused(503, "too many requests at once", expected, "Try again in a second.")
         async with room:
             question = Question.of(request.headers)
-            body = await _read_body(request, limits)
+            body = await read_body(request, limits, _PARTS)
             log["bytes"] = len(body)
             loop = asyncio.get_running_loop()
             content, log["slices"] = await loop.run_in_executor(pool, work, question, body)
@@ -181,9 +184,10 @@ async def _logged(
     return response
 
 
-async def _read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, limits: Limits, action: str) -> bytes:
+    """The body of a request; ``action`` tells what to do about one that is too large. Raises
+    ``Refused``."""
     expected, body = f"at most {limits.bytes} bytes", bytearray()
-    action = "Send parts of the volume, as lggseg.client.segment does."
     declared = int(request.headers.get("content-length", 0))
     if declared > limits.bytes:
         raise Refused(413, f"{declared} bytes", expected, action)
@@ -272,8 +276,7 @@ def _check_slices(slices: int, attributes: Attributes) -> None:
         raise Refused(422, found, "a slice that is there, from 0", "Ask for another.")
     most = MAX_BYTES // (SIZE * SIZE * 4)
     if attributes.get("probability") == [1] and answered > most:
-        action = "Send parts of the volume, as lggseg.client.segment does."
-        raise Refused(413, f"{answered} slices", f"at most {most} with probability=1", action)
+        raise Refused(413, f"{answered} slices", f"at most {most} with probability=1", _PARTS)
 
 
 def _json(answer: Answer) -> bytes:

@@ -1,4 +1,5 @@
-"""Intervals over patients, and paired comparisons of models on the same patients."""
+"""Intervals over patients, paired comparisons of models on the same patients, agreement of two
+measurements, and tests of features between groups of patients."""
 
 from __future__ import annotations
 
@@ -115,3 +116,106 @@ def rank_shares(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.Dat
     places = range(1, values.shape[1] + 1)
     shares = {place: (ranks == place).mean(axis=0) for place in places}
     return pd.DataFrame(shares, index=table.columns)
+
+
+def intraclass_correlation(ratings: np.ndarray) -> float:
+    """Absolute agreement of single ratings, ``(patients, raters)``: ICC(2,1) of Shrout and Fleiss
+    (1979), which McGraw and Wong (1996) call ICC(A,1); 1 where all raters say the same.
+
+    (R - E) / (R + (k - 1) E + k (C - E) / n), with the mean squares between patients R, between
+    raters C and of the rest E. NaN where all ratings are alike, or for one patient.
+    """
+    values = np.asarray(ratings, dtype=float)
+    n, k = values.shape
+    if n < 2 or np.ptp(values) == 0:
+        return float("nan")
+    rows, columns = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
+    rest = values - rows - columns + values.mean()
+    between = k * float(np.square(rows - values.mean()).sum()) / (n - 1)
+    raters = n * float(np.square(columns - values.mean()).sum()) / (k - 1)
+    error = float(np.square(rest).sum()) / ((n - 1) * (k - 1))
+    return (between - error) / (between + (k - 1) * error + k * (raters - error) / n)
+
+
+def agreement(first: np.ndarray | pd.Series, second: np.ndarray | pd.Series) -> dict[str, float]:
+    """Two measurements of the same patients, in the same order.
+
+    icc: :func:`intraclass_correlation` with its bootstrap 95 % interval over patients (low, high);
+    bias: mean of second - first, and the limits of agreement around it, lower and upper (± 1.96
+    standard deviations; Bland and Altman 1986); n patients with both. All but n are NaN for fewer
+    than three.
+    """
+    pairs = np.column_stack([first, second]).astype(float)
+    pairs = pairs[~np.isnan(pairs).any(axis=1)]
+    numbers = dict.fromkeys(("icc", "low", "high", "bias", "lower", "upper"), float("nan"))
+    if len(pairs) < 3:
+        return {**numbers, "n": len(pairs)}
+    difference = pairs[:, 1] - pairs[:, 0]
+    bias, spread = difference.mean(), 1.96 * difference.std(ddof=1)
+
+    def icc_of(rows: np.ndarray) -> float:
+        return intraclass_correlation(pairs[rows.astype(int)])
+
+    interval = bootstrap_interval(np.arange(len(pairs)), statistic=icc_of)
+    found = (intraclass_correlation(pairs), *interval, bias, bias - spread, bias + spread)
+    return {**dict(zip(numbers, map(float, found), strict=True)), "n": len(pairs)}
+
+
+def kruskal_wallis(
+    values: pd.Series, groups: pd.Series, *, permutations: int = 9999, seed: int = 0
+) -> dict[str, float]:
+    """Whether a feature differs between groups of patients; both have one value per patient.
+
+    h and p: the rank test of Kruskal and Wallis (1952), by scipy; p_permutation: the share of
+    random orders of the patients with an h at least as large, the true one counted among them,
+    which holds for small groups too; epsilon_squared: h / (n - 1) (Tomczak and Tomczak 2014), from
+    0 to 1, (groups - 1) / (n - 1) by chance alone; groups and n. A patient without a value or a
+    group, and a group of one patient, are left out. All but groups and n are NaN with fewer than
+    two groups, or where all values are alike.
+    """
+    table = pd.DataFrame({"value": values, "group": groups}).dropna()
+    table = table[table.groupby("group")["value"].transform("size") > 1]
+    parts = [part.to_numpy() for _, part in table.groupby("group")["value"]]
+    names = ("h", "p", "p_permutation", "epsilon_squared")
+    sizes = {"groups": len(parts), "n": len(table)}
+    if len(parts) < 2 or table["value"].nunique() < 2:
+        return dict.fromkeys(names, float("nan")) | sizes
+    h, p = stats.kruskal(*parts)
+    ranks = stats.rankdata(np.concatenate(parts))
+    shuffled = np.random.default_rng(seed).permuted(np.tile(ranks, (permutations, 1)), axis=1)
+    starts = np.cumsum([0, *map(len, parts[:-1])])
+    # For given ranks, h grows with this sum alone.
+    observed, others = (
+        (np.add.reduceat(rows, starts, axis=-1) ** 2 / list(map(len, parts))).sum(axis=-1)
+        for rows in (ranks, shuffled)
+    )
+    extreme = np.count_nonzero(others >= observed * (1 - 1e-12))
+    p_permutation = (extreme + 1) / (permutations + 1)
+    found = (h, p, p_permutation, h / (len(table) - 1))
+    return dict(zip(names, map(float, found), strict=True)) | sizes
+
+
+def associations(features: pd.DataFrame, groupings: pd.DataFrame) -> pd.DataFrame:
+    """:func:`kruskal_wallis` of each column of features with each of groupings, rows of both being
+    patients: a row per pair, with ``p_holm``, p adjusted for the number of tests that could be
+    made."""
+    rows = [
+        {"feature": feature, "grouping": grouping, **kruskal_wallis(values, groups)}
+        for feature, values in features.items()
+        for grouping, groups in groupings.items()
+    ]
+    tests = pd.DataFrame(rows)
+    tested = tests["p"].dropna()
+    return tests.assign(p_holm=pd.Series(holm(tested.to_numpy()), tested.index))
+
+
+def fisher_at_median(values: pd.Series, groups: pd.Series, seed: int = 0) -> float:
+    """P of Fisher's exact test between the groups and whether a feature lies above its median, by
+    scipy: exact for two groups, else from 9,999 random tables. NaN where either does not vary."""
+    table = pd.DataFrame({"value": values, "group": groups}).dropna()
+    counts = pd.crosstab(table["value"] > table["value"].median(), table["group"]).to_numpy()
+    if min(counts.shape, default=0) < 2:
+        return float("nan")
+    method = None if counts.shape == (2, 2) else stats.MonteCarloMethod(rng=seed)
+    # For some tables scipy 1.17 gives an array of one p.
+    return float(np.squeeze(stats.fisher_exact(counts, method=method).pvalue))

@@ -45,8 +45,8 @@ class Account:
 
     @property
     def bucket(self) -> str:
-        """The project's only bucket, shared by its runs. AWS's ready-made roles for SageMaker may use
-        buckets with ``sagemaker`` in their name."""
+        """The project's only bucket, shared by its runs. AWS's ready-made roles for SageMaker may
+        use those with ``sagemaker`` in their name."""
         return f"{PROJECT}-sagemaker-{self.number}-{self.region}"
 
     @property

@@ -14,6 +14,7 @@ import re
 import subprocess
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -41,11 +42,10 @@ def deploy_locally(model: Path, port: int, image: str = "lggseg:serve") -> Endpo
     with ExitStack() as made:
         root = workplace(made, image)
         session = local_session(root, port)
-        client, stop = session.sagemaker_client, session.sagemaker_client.delete_endpoint
+        client = session.sagemaker_client
         # The SDK's telemetry around this call would swallow an interrupt.
         client.create_endpoint = partial(inspect.unwrap(type(client).create_endpoint), client)
-        # The SDK waits for Docker Compose to end, which may miss the signal to: end it first.
-        client.delete_endpoint = lambda **name: (remove_containers(root), stop(**name))
+        client.delete_endpoint = partial(_delete_endpoint, client.delete_endpoint, root)
         clients = Clients(client, session.sagemaker_runtime_client)
         (root / "model").mkdir()
         model_data = f"file://{pack(model, root / 'model' / 'model.tar.gz')}"
@@ -58,6 +58,12 @@ def deploy_locally(model: Path, port: int, image: str = "lggseg:serve") -> Endpo
             raise RuntimeError(f"{image}: {error}. It said:\n{''.join(log)}") from error
     atexit.register(endpoint.delete)
     return endpoint
+
+
+def _delete_endpoint(delete: Callable[..., object], root: Path, **name: str) -> None:
+    # The SDK waits for Docker Compose to end, which may miss the signal to: end it first.
+    remove_containers(root)
+    delete(**name)
 
 
 def keep_log() -> deque[str]:

@@ -1,0 +1,71 @@
+"""Dice of the committed recipe by group of patients, which the masks alone cannot tell.
+
+    python -m report.groups DATA
+
+Joins the patients of cross_validation.csv and test.csv with what is known of them in the real
+cohort, and writes groups.json: a row per set, grouping and group, with n, the mean Dice, its
+bootstrap 95 % interval (low, high), the median and the lowest.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lggseg.data import Cohort, load_cohort, missing_sequences
+from lggseg.paths import DataError, write_json
+from lggseg.stats import summarise
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def groupings(cohort: Cohort) -> dict[str, pd.Series]:
+    """By name, the group of each patient; thirds of tumour volume are those of the cohort."""
+    patients = cohort.patients
+    missing = missing_sequences(cohort).any(axis=1).map({False: "none", True: "some"})
+    grade = patients["neoplasm_histologic_grade"].map({1: "II", 2: "III"})
+    thirds = pd.qcut(patients["tumour_pixels"], 3, labels=["small", "medium", "large"])
+    institution = patients["institution"]
+    return {
+        "institution": institution,
+        "grade": grade,
+        "tumour": thirds,
+        "missing sequences": missing,
+    }
+
+
+def group_rows(name: str, table: pd.DataFrame, cohort: Cohort) -> Iterator[dict[str, Any]]:
+    """A row per grouping and group of a table of scores; raises ``DataError`` for a patient that
+    the cohort lacks."""
+    dice = table.set_index("patient")["dice"]
+    if strangers := sorted(set(dice.index) - set(cohort.patients.index)):
+        raise DataError(
+            RESULTS / f"{name}.csv",
+            f"{len(strangers)} patients that the data lack, the first {strangers[0]}",
+            "the patients that were scored",
+            "Give the tree that the results were measured on.",
+        )
+    for by, groups in groupings(cohort).items():
+        for group, part in dice.groupby(groups.loc[dice.index], observed=True):
+            scores = summarise(part.to_frame())["dice"]
+            yield {"set": name, "by": by, "group": str(group), **scores, "lowest": part.min()}
+
+
+def main() -> None:
+    """Write the results file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    cohort = load_cohort(parser.parse_args().data)
+    rows: list[dict[str, Any]] = []
+    for name in ("cross_validation", "test"):
+        rows += group_rows(name, pd.read_csv(RESULTS / f"{name}.csv"), cohort)
+    facts = {"cohort": cohort.label, "data_fingerprint": cohort.fingerprint}
+    write_json({**facts, "groups": rows}, RESULTS / "groups.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,365 @@
+"""The report and the model card: no number typed by hand, a sound page, snapshots up to date."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from conftest import need
+from jinja2 import nodes
+
+from lggseg.paths import DataError
+from report import build, figures, snapshots
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATES = ("report.md", "model_card.md")
+SNAPSHOTS = sorted((ROOT / "report" / "notebooks").glob("*.ipynb"))
+
+
+def typed_numbers(template: str) -> list[str]:
+    """What a template says in digits of its own instead of by an expression over the results.
+
+    In prose, captions and texts handed to expressions every number counts that does not follow a
+    letter or stand in code, in a tag or in a link's target; ``95 %``, of an interval, is a name.
+    In expressions every decimal number counts that is not compared with, and every printed
+    expression that names nothing.
+    """
+    prose = re.sub(r"{{.*?}}|{%.*?%}|{#.*?#}", " ", template, flags=re.S)
+    prose = re.sub(r"```.*?```|`[^`]*`|<[^>]*>|\]\([^)]*\)", " ", prose, flags=re.S)
+    tree = build.environment().parse(template)
+    keys = {id(node.arg) for node in tree.find_all(nodes.Getitem)}
+    keys |= {id(operand.expr) for operand in tree.find_all(nodes.Operand)}
+    constants = [node.value for node in tree.find_all(nodes.Const) if id(node) not in keys]
+    texts = [prose, *(value for value in constants if isinstance(value, str))]
+    number = re.compile(r"(?<![\w.])\d[\d.,]*(?:\s*%)?")
+    found = [m[0] for text in texts for m in number.finditer(re.sub(r"95\s%", "", text))]
+    found += [str(value) for value in constants if isinstance(value, float)]
+    printed = [node for output in tree.find_all(nodes.Output) for node in output.nodes]
+    return found + [
+        str(node)
+        for node in printed
+        if not isinstance(node, nodes.TemplateData) and not list(node.find_all(nodes.Name))
+        if not isinstance(node, nodes.Name)
+    ]
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, "shape.md"])
+def test_no_number_is_typed_by_hand(name: str) -> None:
+    assert typed_numbers((ROOT / "report" / name).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The mean is 0.853.",
+        "It fills 1 % of all pixels",
+        "(p < 0.05)",
+        "Over 70 patients",
+        "{% call figure('leak') %}Mean Dice of 70 patients.{% endcall %}",
+        "{{ figure('leak', alt='a mean of 0.8') }}",
+        "{{ 0.853 | fixed }}",
+        "{{ 87 }}",
+        "{% set mean = 0.853 %}{{ mean | fixed }}",
+    ],
+)
+def test_a_number_typed_by_hand_is_found(text: str) -> None:
+    assert typed_numbers(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`batch 16`",
+        "<li id='n7'>",
+        "[here](results/05_x.json)",
+        "HD95 and a 95 % interval",
+        "{{ results.time['0.80'].wall | fixed(0) }}",
+        "{% if x > 0.05 %}{{ results.scores[11] | fixed(2) }}{% endif %}",
+    ],
+)
+def test_what_is_no_typed_number_passes(text: str) -> None:
+    assert typed_numbers(text) == []
+
+
+@pytest.fixture(scope="module")
+def values() -> dict[str, Any]:
+    """What the templates can name."""
+    return build.load_results()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_result_that_is_missing_is_an_error(name: str, values: dict[str, Any]) -> None:
+    for key in values["results"]:
+        part = {**values, "results": {k: v for k, v in values["results"].items() if k != key}}
+        used = f"results.{key}" in (ROOT / "report" / name).read_text()
+        optional = f"results.{key} is defined" in (ROOT / "report" / name).read_text()
+        if used and not optional:
+            with pytest.raises(RuntimeError, match=rf"{name}: .*'{key}'.*report/results"):
+                build.render(name, part)
+
+
+def test_a_number_follows_its_results_file(values: dict[str, Any]) -> None:
+    scores = {**values["results"]["cross_validation"]}
+    scores["dice"] = {**scores["dice"], "mean": 0.1234}
+    changed = {**values, "results": {**values["results"], "cross_validation": scores}}
+    assert "0.123 (" in build.render("model_card.md", changed)
+
+
+def test_the_model_card_is_up_to_date(values: dict[str, Any]) -> None:
+    text = build.render("model_card.md", values)
+    assert build.CARD.read_text() == text, "run `make report` and commit MODEL_CARD.md"
+
+
+def test_links_of_the_model_card_lead_somewhere() -> None:
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", build.CARD.read_text()):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (build.fixed(3107.2, 0), "3,107"),
+        (build.signed(-0.0184), "−0.018"),
+        (build.interval({"mean": 0.8534, "low": 0.8282, "high": 0.8718}), "0.853 (0.828 to 0.872)"),
+        (build.published(0.9), "0.90"),
+        (build.published(0.839), "0.839"),
+        (build.published(None), ""),
+        (build.percent(0.01027, 1), "1.0 %"),
+        (build.p_value(0.000295), "p = 0.0003"),
+        (build.p_value(0.04675), "p = 0.047"),
+        (build.p_value(0.243), "p = 0.24"),
+        (build.p_value(1e-7), "p < 0.0001"),
+        (build.duration(48.2), "48 seconds"),
+        (build.duration(250.8), "4.2 minutes"),
+        (build.duration(1620), "27 minutes"),
+    ],
+)
+def test_filters(value: str, text: str) -> None:
+    assert value.replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]) -> Path:
+    """The report, built from a clean start."""
+    return build.build_report(values, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def soup(page: Path) -> BeautifulSoup:
+    """The same, parsed."""
+    return BeautifulSoup(page.read_text(), "html.parser")
+
+
+def test_the_page_is_one_file(soup: BeautifulSoup) -> None:
+    assert not soup.find_all(["script", "iframe", "link", "object", "embed"])
+    assert all(image["src"].startswith("data:image/") for image in soup.find_all("img"))
+    fonts = re.findall(r"url\(([^)]{0,20})", soup.style.string)
+    assert fonts and all(font.startswith("data:font/woff2") for font in fonts)
+
+
+def test_links_within_the_page_lead_somewhere(soup: BeautifulSoup) -> None:
+    ids = [tag["id"] for tag in soup.find_all(id=True)]
+    assert len(ids) == len(set(ids))
+    links = [link["href"] for link in soup.find_all("a")]
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    assert all(link.startswith(("#", "https://")) for link in links)
+
+
+def test_pictures_are_described_and_slices_marked_as_simulated(soup: BeautifulSoup) -> None:
+    for figure in soup.find_all("figure"):
+        assert len(figure.img["alt"]) > 40
+        assert len(figure.figcaption.get_text()) > 60
+        if "image/png" in figure.img["src"][:20]:
+            assert "simulated" in figure.figcaption.get_text()
+
+
+def test_headings_skip_no_level(soup: BeautifulSoup) -> None:
+    levels = [int(tag.name[1]) for tag in soup.find_all(re.compile(r"^h\d$"))]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_tables_have_captions_and_full_rows(soup: BeautifulSoup) -> None:
+    for table in soup.find_all("table"):
+        assert table.find_previous("p", class_="caption").b.get_text().startswith("Table")
+        columns = {len(row.find_all(["td", "th"])) for row in table.find_all("tr")}
+        assert len(columns) == 1, table
+    assert "|" not in soup.main.get_text()
+
+
+def test_no_markup_is_left_over(soup: BeautifulSoup) -> None:
+    assert not re.findall(r"\*\*|{{|}}|nan\b|None\b", soup.main.get_text())
+
+
+def test_the_same_results_give_the_same_bytes() -> None:
+    once, again = (figures.draw(["leak.svg"], Path())["leak.svg"] for _ in range(2))
+    assert once == again
+
+
+def test_an_unknown_figure_is_an_error() -> None:
+    with pytest.raises(KeyError, match="nothing"):
+        figures.draw(["nothing.svg"], Path())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    path = shutil.which("chromium")
+    need("chromium", path is not None)
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_in_a_browser(browser: Any, page: Path, width: int, scheme: str) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True
+    )
+    tab, requests, said = context.new_page(), [], []
+    tab.on("request", lambda request: requests.append(request.url[:60]))
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.goto(page.as_uri())
+    assert [url for url in requests if not url.startswith(("data:", "file:"))] == []
+    assert said == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+    assert tab.evaluate(broken) == 0
+    assert tab.evaluate("document.fonts.check('16px \"Source Serif 4\"')")
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out(browser: Any, page: Path, scheme: str) -> None:
+    """Contrast of at least 4.5 to 1 (WCAG 2.2, 1.4.3) between each text and the page."""
+    context = browser.new_context(color_scheme=scheme)
+    tab = context.new_page()
+    tab.goto(page.as_uri())
+    colours = tab.evaluate(
+        "[...new Set([...document.querySelectorAll('p,a,li,b,td,th,h1,h2,figcaption,code')]"
+        ".map(e => getComputedStyle(e).color)), getComputedStyle(document.body).backgroundColor]"
+    )
+    *texts, ground = (luminance(colour) for colour in colours)
+    for text in texts:
+        high, low = max(text, ground), min(text, ground)
+        assert (high + 0.05) / (low + 0.05) >= 4.5
+    context.close()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``rgb(r, g, b)`` (WCAG 2.2)."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_pdf(page: Path, tmp_path: Path) -> None:
+    need("chromium", shutil.which("chromium") is not None)
+    target = tmp_path / "report.pdf"
+    assert build.print_pdf(page, target)
+    data = target.read_bytes()
+    assert data.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", data)) >= 5
+
+
+def test_without_a_browser_there_is_no_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    assert not build.print_pdf(tmp_path / "report.html", tmp_path / "report.pdf")
+    assert not (tmp_path / "report.pdf").exists()
+
+
+def executed_notebook(data: Path) -> nbformat.NotebookNode:
+    """What papermill leaves, in small."""
+    notebook = nbformat.v4.new_notebook()
+    output = nbformat.v4.new_output
+    notebook.cells = [
+        nbformat.v4.new_markdown_cell("# 01 · Explore\n\n**What is there?**\n\n[next](02_a.ipynb)"),
+        nbformat.v4.new_code_cell("DATA = ''", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(f"DATA = {data!s}", metadata={"tags": ["injected-parameters"]}),
+        nbformat.v4.new_code_cell(
+            "show()",
+            metadata={"papermill": {"duration": 1.5}},
+            execution_count=3,
+            outputs=[
+                output("stream", name="stdout", text=f"in {ROOT}/runs and {Path.home()}/x\n"),
+                output("stream", name="stderr", text="a warning"),
+                output("stream", name="stdout", text="Epoch 0: 9%|█  | 2/22 [00:01<00:09]\r\n"),
+                output("display_data", data={snapshots.WIDGET: {}, "text/plain": "bar"}),
+                output("display_data", data={"image/png": "aGk="}),
+            ],
+        ),
+    ]
+    notebook.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python", "language": "python"},
+        "language_info": {"name": "python"},
+        "papermill": {"parameters": {"DATA": str(data)}},
+    }
+    return notebook
+
+
+@pytest.fixture
+def executed(tmp_path: Path) -> Path:
+    """A folder of one executed notebook, on a tree that says that it is simulated."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "simulated.json").write_text("{}")
+    (tmp_path / "executed").mkdir()
+    nbformat.write(executed_notebook(tmp_path / "tree"), tmp_path / "executed" / "01_a.ipynb")
+    return tmp_path / "executed"
+
+
+def test_a_snapshot_keeps_source_and_content_alone(executed: Path, tmp_path: Path) -> None:
+    [path] = snapshots.take(executed, tmp_path / "kept")
+    notebook = nbformat.read(path, 4)
+    assert [cell.source for cell in notebook.cells][1:] == ["DATA = ''", "show()"]
+    text, picture = notebook.cells[-1].outputs
+    assert text.text == "in runs and ~/x\n" and "image/png" in picture.data
+    assert "papermill" not in path.read_text() and notebook.cells[-1].execution_count == 3
+
+
+def test_no_snapshot_of_real_patients(executed: Path, tmp_path: Path) -> None:
+    (tmp_path / "tree" / "simulated.json").unlink()
+    with pytest.raises(DataError, match=r"01_a.ipynb.*executed on the simulated cohort"):
+        snapshots.take(executed, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_pages_of_snapshots(executed: Path, tmp_path: Path) -> None:
+    snapshots.take(executed, tmp_path / "kept")
+    (name, title, body), (index, _, listed) = snapshots.pages(tmp_path / "kept")
+    assert (name, title, index) == ("01_a.html", "01 · Explore", "index.html")
+    picture = BeautifulSoup(body, "html.parser").img
+    assert picture["src"] == "data:image/png;base64,aGk=" and "01 · Explore" in picture["alt"]
+    assert (
+        'href="02_a.html"' in body and 'href="01_a.html"' in listed and "What is there?" in listed
+    )
+    whole = build.page(title, body, style=snapshots.highlighting())
+    assert not re.search(r'<(script|link)|src="http', whole)
+
+
+@pytest.mark.skipif(not SNAPSHOTS, reason="no snapshots yet: make notebooks")
+def test_snapshots_are_those_of_the_notebooks() -> None:
+    names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {path.name for path in SNAPSHOTS} == names
+    for path in SNAPSHOTS:
+        kept, source = (nbformat.read(p, 4) for p in (path, ROOT / "notebooks" / path.name))
+        cells = [[(cell.cell_type, cell.source) for cell in book.cells] for book in (kept, source)]
+        assert cells[0] == cells[1], f"{path.name} is out of date: make notebooks"
+        code = [cell for cell in kept.cells if cell.cell_type == "code"]
+        assert all(cell.execution_count for cell in code), path.name
+
+
+@pytest.mark.skipif(not SNAPSHOTS, reason="no snapshots yet: make notebooks")
+def test_snapshots_are_small_and_name_no_machine() -> None:
+    assert sum(path.stat().st_size for path in SNAPSHOTS) <= 8 * 2**20
+    for path in SNAPSHOTS:
+        assert not re.search(r"/(tmp|home|root|work|Users)/", path.read_text()), path.name
