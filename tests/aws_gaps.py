@@ -1,4 +1,4 @@
-"""Operations of SageMaker's that moto lacks, done on moto's own state, for tests of the clean-up."""
+"""Operations of SageMaker that moto lacks, on moto's own state, for tests of the clean-up."""
 
 from __future__ import annotations
 
