@@ -1,4 +1,4 @@
-"""Operations of SageMaker that moto lacks, done on moto's own state, to test the clean-up."""
+"""Operations of SageMaker that moto lacks, on moto's own state, for tests of the clean-up."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +48,9 @@ def test_it_segments_real_patients(real_tree: Path, tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "predictions.csv")["dice"].median() > 0.8
 
 
-def test_the_readme_gives_its_numbers() -> None:
-    card = Segmenter.load(MODEL).card
+def test_the_readme_leads_to_its_numbers_and_names_its_licence() -> None:
     text = (MODEL / "README.md").read_text()
-    for part, statistic in product(("cross_validation", "test"), ("mean", "low", "high", "median")):
-        assert f"{card[part]['dice'][statistic]:.3f}" in text, (part, statistic)
-    assert "CC BY-NC-SA 4.0" in text
+    assert "(../../MODEL_CARD.md)" in text and "CC BY-NC-SA 4.0" in text
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "weights.safetensors", "config.json"])
