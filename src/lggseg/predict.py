@@ -331,9 +331,12 @@ def inference_graph(network: torch.nn.Module, config: Config) -> torch.nn.Module
         ) -> torch.Tensor:
             small = transforms.shrink(image, config.downsample)
             small = transforms.normalise(small, air, contrast)
-            logits = self.network(small)
             if config.test_flips:
-                logits = (logits + self.network(small.flip(-1)).flip(-1)) / 2
+                # One pass for both: the exported graph holds the network once.
+                both = self.network(torch.cat([small, small.flip(-1)])).unflatten(0, (2, -1))
+                logits = (both[0] + both[1].flip(-1)) / 2
+            else:
+                logits = self.network(small)
             return transforms.enlarge(logits, config.downsample).sigmoid()[:, 0]
 
     return InferenceGraph().eval()
