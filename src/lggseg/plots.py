@@ -531,6 +531,7 @@ def shape_agreement(
         agreed = agreement(true[name], found[name])
         axis.set_title(f"{_words(name)}\nICC {agreed['icc']:.2f}, n = {agreed['n']}", fontsize=9)
         _bland_altman(axis, true[name], found[name], "+.3f")
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_xlabel("mean of both")
     axes[0].set_ylabel("predicted minus true")
     return figure
