@@ -19,7 +19,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lggseg.data import Cohort, load_cohort
-from lggseg.metrics import dice_from_counts
+from lggseg.metrics import dice
 from lggseg.paths import write_json
 from lggseg.predict import Segmenter, torch_engine
 from lggseg.splits import folds_of, patients_of, read_split
@@ -27,13 +27,6 @@ from lggseg.volume import drop_small_parts
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
-
-
-def dice(truth: np.ndarray, mask: np.ndarray) -> float:
-    """Dice of a volume."""
-    overlap = np.count_nonzero(truth & mask)
-    odd = np.count_nonzero(truth ^ mask)
-    return float(dice_from_counts(overlap, odd, 0))
 
 
 def choices(

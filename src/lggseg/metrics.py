@@ -31,6 +31,13 @@ def dice_from_counts(tp: Any, fp: Any, fn: Any) -> Any:
     return (2 * tp + empty) / (2 * tp + fp + fn + empty)
 
 
+def dice(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Dice of two masks, bool of the same shape."""
+    overlap = np.count_nonzero(truth & prediction)
+    odd = np.count_nonzero(truth ^ prediction)
+    return float(dice_from_counts(overlap, odd, 0))
+
+
 def patient_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     """All metrics of one patient's volume.
 

@@ -28,7 +28,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lggseg.formats import TIFF, Refused, mask_tiff
-from lggseg.metrics import dice_from_counts
+from lggseg.metrics import dice
 from lggseg.nifti import Scan, slices_image
 from lggseg.paths import DataError
 from lggseg.predict import Prediction, Segmenter, volume_paths
@@ -251,15 +251,9 @@ def judge(case: Case, prediction: Prediction) -> dict[str, Any]:
         "voxels": voxels,
         "ml": voxels * scan.voxel_ml if scan else None,
         "expected_dice": prediction.expected_dice,
-        "dice": None if truth is None else _dice(truth, mask),
+        "dice": None if truth is None else dice(truth, mask),
         "flags": quality_flags(Answer(case.study.volume, prediction, {}, {})),
     }
-
-
-def _dice(truth: np.ndarray, mask: np.ndarray) -> float:
-    overlap = np.count_nonzero(truth & mask)
-    alone = np.count_nonzero(mask) - overlap, np.count_nonzero(truth) - overlap
-    return float(dice_from_counts(overlap, *alone))
 
 
 def _shape(mask: np.ndarray) -> dict[str, Any]:

@@ -175,27 +175,32 @@ def fetch_run(job: TrainingJob, account: Account, run: Path) -> Path:
             "completed. Its log is in CloudWatch, /aws/sagemaker/TrainingJobs."
         )
     model = str(job.model_artifacts.s3_model_artifacts)
-    _extract(account, model, FILES, run / "model")
-    _extract(account, model.replace("model.tar.gz", "output.tar.gz"), TABLES, run)
+    _fetch(account, model, FILES, run / "model")
+    _fetch(account, model.replace("model.tar.gz", "output.tar.gz"), TABLES, run)
     return run
 
 
-def _extract(account: Account, uri: str, names: Sequence[str], folder: Path) -> None:
-    """Download an archive and write these files of it into ``folder``, wherever they lie in it;
-    ``DataError`` when one is missing."""
+def _fetch(account: Account, uri: str, names: Sequence[str], folder: Path) -> None:
+    """Download an archive and :func:`extract` these files of it."""
     bucket, key = uri.removeprefix("s3://").split("/", 1)
     with tempfile.NamedTemporaryFile(suffix=".tar.gz") as file:
         account.session.client("s3").download_file(bucket, key, file.name)
-        with tarfile.open(file.name) as tar:
-            members = {Path(member.name).name: member for member in tar if member.isfile()}
-            missing = sorted(set(names) - set(members))
-            if missing:
-                action = "Train again; the job's log says what it wrote."
-                raise DataError(uri, f"no {missing[0]}", f"the files {', '.join(names)}", action)
-            for name in names:
-                content = tar.extractfile(members[name])
-                assert content
-                replace_file(folder / name, partial(Path.write_bytes, data=content.read()))
+        extract(Path(file.name), names, folder, uri)
+
+
+def extract(archive: Path, names: Sequence[str], folder: Path, source: Path | str) -> None:
+    """Write these files of what a job left into ``folder``, wherever they lie in the archive;
+    ``DataError`` that names its ``source`` when one is missing."""
+    with tarfile.open(archive) as tar:
+        members = {Path(member.name).name: member for member in tar if member.isfile()}
+        missing = sorted(set(names) - set(members))
+        if missing:
+            action = "Train again; the job's log says what it wrote."
+            raise DataError(source, f"no {missing[0]}", f"the files {', '.join(names)}", action)
+        for name in names:
+            content = tar.extractfile(members[name])
+            assert content
+            replace_file(folder / name, partial(Path.write_bytes, data=content.read()))
 
 
 def _digest(config: Config, channels: dict[str, str]) -> str:

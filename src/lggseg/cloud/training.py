@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tarfile
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +13,7 @@ from lggseg.cloud.endpoints import PLACES
 from lggseg.config import Config
 from lggseg.container import TABLES
 from lggseg.data import Cohort
-from lggseg.paths import DataError, replace_file
+from lggseg.paths import DataError
 from lggseg.predict import FILES
 from lggseg.splits import write_split
 
@@ -82,6 +80,7 @@ def _train_on_aws(
 def _train_locally(
     config: Config, cohort: Cohort, split: pd.DataFrame, run: Path, plan: Plan
 ) -> Path:
+    from lggseg.cloud.jobs import extract
     from lggseg.cloud.local_mode import require_docker, workplace
 
     require_docker(TRAIN_IMAGE)
@@ -90,9 +89,9 @@ def _train_locally(
         write_split(split, root / "split" / "split.csv")
         channels = {"train": str(cohort.root.resolve()), "split": str(root / "split")}
         _run_container(config, channels, root, plan.instance)
-        results = root / "compressed_artifacts"
-        _extract(results / "output.tar.gz", {f"data/{name}": run / name for name in TABLES})
-        _extract(results / "model.tar.gz", {name: run / "model" / name for name in FILES})
+        tables, model = (root / f"compressed_artifacts/{n}.tar.gz" for n in ("output", "model"))
+        extract(tables, TABLES, run, tables)
+        extract(model, FILES, run / "model", model)
     return run
 
 
@@ -124,16 +123,3 @@ def _run_container(config: Config, channels: dict[str, str], root: Path, instanc
     if failure.exists() or not model.exists():
         said = failure.read_text() if failure.exists() else said
         raise RuntimeError(f"{TRAIN_IMAGE}: the training failed. It said:\n{said}")
-
-
-def _extract(archive: Path, files: dict[str, Path]) -> None:
-    """Write these members of a tar file, and no other, to their places."""
-    with tarfile.open(archive) as tar:
-        for name, target in files.items():
-            member = tar.extractfile(name)
-            assert member, f"{name} is a file"
-            replace_file(target, partial(_write, content=member.read()))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
