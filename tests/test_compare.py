@@ -70,8 +70,11 @@ def test_costs_and_equal_time(compared: Path) -> None:
         table["seconds"] = 3.0 if "wide" in str(path) else 6.0
         table.to_csv(path, index=False)
     assert metrics.exists() and compare.training_seconds(compared / "wide") == 6.0
-    fair = compare.with_time_of(CONFIGS["wide"], compared / "wide", compared / "unet")
-    assert fair.epochs == 4
+    long = {name: replace(config, epochs=8) for name, config in CONFIGS.items()}
+    fair = compare.in_time_of("wide", long, compared)
+    assert {name: config.epochs for name, config in fair.items()} == {"unet, equal time": 4}
+    one_epoch = {name: replace(config, epochs=1) for name, config in CONFIGS.items()}
+    assert compare.in_time_of("wide", one_epoch, compared) == {}
 
 
 def test_another_seed_is_no_fair_comparison(

@@ -116,11 +116,18 @@ def training_seconds(folder: Path | str) -> float:
     return float(sum(table["seconds"].sum() for table in tables) / len(tables))
 
 
-def with_time_of(config: Config, folder: Path | str, reference: Path | str) -> Config:
-    """``config``, cross-validated in ``folder``, with as many epochs as take it the time that the
-    cross-validation in ``reference`` took."""
-    share = training_seconds(reference) / training_seconds(folder)
-    return replace(config, epochs=max(1, round(config.epochs * share)))
+def in_time_of(
+    reference: str, configs: Mapping[str, Config], run: Path | str
+) -> dict[str, Config]:
+    """The networks of ``run`` that trained longer than ``reference``, as ``"<name>, equal time"``
+    with the epochs that take them its time; without those that would not finish one epoch."""
+    fair = {}
+    for name, config in configs.items():
+        share = training_seconds(Path(run) / reference) / training_seconds(Path(run) / name)
+        epochs = round(config.epochs * share)
+        if config.epochs * share >= 1 and epochs < config.epochs:
+            fair[f"{name}, equal time"] = replace(config, epochs=epochs)
+    return fair
 
 
 def costs(configs: Mapping[str, Config], run: Path | str) -> pd.DataFrame:
