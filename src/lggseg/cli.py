@@ -51,11 +51,14 @@ def _train(options: argparse.Namespace) -> None:
 
 def train_from_options(options: argparse.Namespace) -> Path:
     """Train as the options of :func:`add_train_options` say; returns the run folder."""
+    from lggseg import distributed
     from lggseg.train import train
 
     cohort, split = _cohort_and_split(options)
     config = configuration.from_options(options)
     run = train(config, cohort, split, options.run, resume=options.resume)
+    if distributed.rank():
+        return run
     summary = json.loads((run / "model" / "config.json").read_text())["validation"]
     if summary:
         print(f"validation Dice per patient: {_interval(summary['dice'])}")

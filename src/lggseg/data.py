@@ -12,9 +12,9 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,19 @@ def load_cohort(root: Path | str, *, progress: bool = True) -> Cohort:
     pixels = np.load(cache / "pixels.npy", mmap_mode="c")
     simulated = (tree / "simulated.json").exists()
     return Cohort(tree, *_views(pixels), slices, patients, fingerprint, simulated)
+
+
+def subset(cohort: Cohort, patients: Collection[str]) -> Cohort:
+    """The cohort of these patients alone, its pixels copied into memory; the fingerprint stays that
+    of the cohort which it is a part of."""
+    rows = cohort.slices["patient"].isin(patients).to_numpy()
+    return replace(
+        cohort,
+        images=cohort.images[rows],
+        masks=cohort.masks[rows],
+        slices=cohort.slices[rows].reset_index(drop=True),
+        patients=cohort.patients[cohort.patients.index.isin(patients)],
+    )
 
 
 def _views(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

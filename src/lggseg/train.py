@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+import signal
 import sys
 import time
 import warnings
@@ -23,9 +25,10 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     TQDMProgressBar,
 )
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lggseg import tracking
+from lggseg import distributed, tracking
 from lggseg.config import Config
 from lggseg.data import Cohort, DataError
 from lggseg.datamodule import CohortDataModule
@@ -63,23 +66,28 @@ def train(
     ``resume`` goes on from ``checkpoints/last.ckpt`` where there is one, to the same metrics as an
     uninterrupted run. Returns the run folder. Raises ``LeakageError`` when a patient stands on two
     sides, ``DataError`` when the run folder holds another run, ``NonFiniteLoss`` when the loss is.
+
+    Processes that torchrun starts train together (see :mod:`lggseg.distributed`); the run folder is
+    the first one's.
     """
     run = Path(run)
-    if resume and (run / "patients.csv").exists():
-        _same_run(run / "config.json", config, split)
+    distributed.join(config.accelerator)
+    if distributed.from_first(lambda: resume and (run / "patients.csv").exists()):
+        distributed.from_first(lambda: _same_run(run / "config.json", config, split))
         return run
     check_no_leakage(cohort, slice_sides(cohort, split))
-    config, checkpoint = _open_run(run, config, split, resume)
+    asked = config
+    config, checkpoint = distributed.from_first(lambda: _open_run(run, asked, split, resume))
     pl.seed_everything(config.seed, verbose=False)
     module = SegmentationModule(config)
     datamodule = CohortDataModule(cohort, fold_sides(cohort, split, config.fold), config)
-    logger = tracking.tracker(config, run)
+    logger = tracking.tracker(config, run) if distributed.rank() == 0 else None
     try:
         trainer = _trainer(
             config, _callbacks(config, run), progress, logger=logger or False, default_root_dir=run
         )
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-        _finish(run, config, cohort, split, progress)
+        distributed.from_first(lambda: _finish(run, config, cohort, split, progress))
         if logger:
             tracking.log_results(logger.experiment, run, cohort)
     finally:
@@ -226,12 +234,26 @@ def _seconds_per_step(config: Config, half: bool, steps: int = 3) -> float:
 
 class AveragedWeights(EMAWeightAveraging):
     """Lightning's average of the weights, without making the host wait for a GPU in each step:
-    the count of updates, which it looks at, lies in host memory."""
+    the count of updates, which it looks at, lies in host memory. Validates, and saves, what all
+    processes have counted."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._agree(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._agree(pl_module)  # A run may have nobody to validate on.
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def _agree(self, network: pl.LightningModule) -> None:
+        assert self._average_model is not None
+        distributed.average_buffers(network)
+        distributed.average_buffers(self._average_model.module)
 
 
 class RunFolder(Callback):
@@ -243,6 +265,10 @@ class RunFolder(Callback):
         self.started = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            # Processes cannot agree on a step at which all of them stop; the last epoch's file is
+            # what such a run goes on from.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self.path.exists():
             table = pd.read_csv(self.path)
             self.rows = table[table["epoch"] < trainer.current_epoch].to_dict("records")
@@ -254,6 +280,8 @@ class RunFolder(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         seconds = round(time.perf_counter() - self.started, 3)
+        if not trainer.is_global_zero:
+            return
         row = {"epoch": trainer.current_epoch, **metrics, "learning_rate": rate}
         self.rows.append({**row, "seconds": seconds})
         if tracking.in_sagemaker_job():
@@ -264,7 +292,8 @@ class RunFolder(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         # While validating, the module holds the averaged weights: the last epoch's file stands.
-        if trainer.training and isinstance(exception, SIGTERMException | KeyboardInterrupt):
+        stopped = isinstance(exception, SIGTERMException | KeyboardInterrupt)
+        if trainer.training and stopped and trainer.world_size == 1:
             trainer.save_checkpoint(self.last)
 
 
@@ -304,7 +333,7 @@ def _trainer(
         callbacks = [*callbacks, TQDMProgressBar(refresh_rate=10)]
     return pl.Trainer(
         accelerator=config.accelerator,
-        devices=1,
+        **_processes(),
         precision=config.precision,  # type: ignore[arg-type]
         max_epochs=config.epochs,
         deterministic=config.deterministic,
@@ -314,6 +343,20 @@ def _trainer(
         num_sanity_val_steps=0,
         **{"logger": False, **options},
     )
+
+
+def _processes() -> dict[str, Any]:
+    """How Lightning finds the other processes, if there are any."""
+    if distributed.processes() == 1:
+        return {"devices": 1}
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {
+        "devices": devices,
+        "num_nodes": distributed.processes() // devices,
+        # Processes validate different numbers of batches, so none may wait for another there.
+        "strategy": DDPStrategy(broadcast_buffers=False),
+        "use_distributed_sampler": False,
+    }
 
 
 def _finish(run: Path, config: Config, cohort: Cohort, split: pd.DataFrame, progress: bool) -> None:
