@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from lggseg import container
 from lggseg.config import Config, from_hyperparameters, profile
@@ -129,6 +131,43 @@ def test_a_fault_of_ours_leaves_the_end_of_its_traceback(
     root = prepare(tmp_path / "ml", {}, tree)
     assert container.main(root) == 1
     assert len(failure(root)) == 1024 and failure(root).endswith("xxx\n")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "gpus", "started"),
+    [
+        ([], 0, None),
+        ([], 1, None),
+        (["algo-1"], 1, None),
+        ([], 4, {"nnodes": "1", "nproc-per-node": "4", "master-addr": "localhost"}),
+        (["algo-2", "algo-1"], 0, {"nnodes": "2", "nproc-per-node": "1", "node-rank": "1"}),
+        (["algo-1", "algo-2"], 8, {"nproc-per-node": "8", "master-addr": "algo-1"}),
+    ],
+)
+def test_a_job_of_several_gpus_or_hosts_becomes_torchrun(
+    hosts: list[str],
+    gpus: int,
+    started: dict[str, str] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resources, commands = tmp_path / "resourceconfig.json", []
+    if hosts:
+        facts = {"current_host": hosts[0], "hosts": hosts, "network_interface_name": "eth1"}
+        resources.write_text(json.dumps(facts))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(os, "execv", lambda program, command: commands.append(command))
+    for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")
+    container.start_processes(tmp_path, resources)
+    if started is None:
+        assert not commands
+        return
+    [command] = commands
+    assert command[-3:] == ["-m", "lggseg.container", str(tmp_path)]
+    options = dict(part[2:].split("=") for part in command if part.startswith("--"))
+    assert options.items() >= started.items()
+    assert os.environ["NCCL_SOCKET_IFNAME"] == ("eth1" if hosts else "eth0")
 
 
 def names(file: Path) -> set[str]:

@@ -86,7 +86,7 @@ def _start(sagemaker: Any, name: str, account: Account, plan: Plan, folder: str)
         BatchStrategy="SingleRecord",
         TransformInput={"DataSource": {"S3DataSource": source}, "ContentType": NPY},
         TransformOutput={"S3OutputPath": f"{place}/out", "Accept": TIFF},
-        TransformResources={"InstanceType": plan.instance, "InstanceCount": 1},
+        TransformResources={"InstanceType": plan.instance, "InstanceCount": plan.instance_count},
         Tags=account.tags,
     )
 
