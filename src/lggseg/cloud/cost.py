@@ -46,6 +46,7 @@ class CostEstimate:
 
     @property
     def endpoint_month(self) -> float:
+        """Of the endpoint, if nobody deletes it."""
         return self.endpoint_hour * HOURS_A_MONTH
 
     def __str__(self) -> str:

@@ -23,9 +23,9 @@ from typing import Any
 
 import psutil
 
+from lggseg.client import Endpoint
 from lggseg.cloud import preflight
 from lggseg.cloud.account import PROJECT
-from lggseg.cloud.endpoints import Endpoint
 from lggseg.cloud.hosting import Clients, Hosted, create_endpoint, new_name, pack
 from lggseg.cloud.preflight import docker
 
