@@ -35,8 +35,10 @@ def compare(
 
     Writes ``patients.csv`` after each and returns it: a row per name and patient that is not a test
     patient, with the metrics of the model that had not seen the patient. Raises ``ValueError``
-    when two configurations differ in their seed.
+    when two configurations differ in their seed, or for an unknown network, before any training.
     """
+    for config in configs.values():
+        models.network_body(config)
     if len({config.seed for config in configs.values()}) > 1:
         raise ValueError("found configurations of different seeds, expected the same for all")
     run, tables = Path(run), []
@@ -50,7 +52,15 @@ def compare(
 
 
 def per_patient(table: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
-    """A metric with a row per patient and a column per model, in the order of the table."""
+    """A metric with a row per patient and a column per model, in the order of the table.
+
+    >>> scores = {"patient": ["A", "B"] * 2, "model": ["unet", "unet", "wide", "wide"]}
+    >>> per_patient(pd.DataFrame({**scores, "dice": [0.8, 0.7, 0.9, 0.6]}))
+    model    unet  wide
+    patient
+    A         0.8   0.9
+    B         0.7   0.6
+    """
     wide = table.pivot(index="patient", columns="model", values=metric)
     return wide[list(table["model"].unique())]
 

@@ -53,6 +53,12 @@ def deploy(
     Raises ``DataError`` for a folder without a model, ``RuntimeError`` with the next step where
     something is missing (see :mod:`lggseg.cloud.preflight`) or the server does not start; nothing
     is left behind then.
+
+    >>> import numpy as np
+    >>> with deploy("models/lgg-unet") as endpoint:
+    ...     prediction = endpoint.predict(np.zeros((3, 256, 256, 3), dtype=np.uint8))
+    >>> prediction.mask.any()
+    np.False_
     """
     Segmenter.load(model)
     if kind not in KINDS:
