@@ -154,11 +154,11 @@ def costs(configs: Mapping[str, Config], run: Path | str) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def _inference_ms(segmenter: Segmenter, slices: int = 32, repeats: int = 3) -> float:
-    volume = np.random.default_rng(0).integers(0, 255, (slices, SIZE, SIZE, 3), dtype=np.uint8)
+def _inference_ms(segmenter: Segmenter) -> float:
+    volume = np.random.default_rng(0).integers(0, 255, (32, SIZE, SIZE, 3), dtype=np.uint8)
     seconds = []
-    for _ in range(repeats):
+    for _ in range(3):
         start = time.perf_counter()
         segmenter.predict(volume)
         seconds.append(time.perf_counter() - start)
-    return 1000 * min(seconds) / slices
+    return 1000 * min(seconds) / len(volume)

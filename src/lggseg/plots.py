@@ -104,9 +104,10 @@ def outlines(cohort: Cohort, patients: Sequence[str]) -> Figure:
     return figure
 
 
-def montage(cohort: Cohort, patient: str, columns: int = 8) -> Figure:
+def montage(cohort: Cohort, patient: str) -> Figure:
     """All slices of a patient, from the lowest to the highest, the mask's outline in red."""
     flair, mask = cohort.image(patient)[..., FLAIR], cohort.mask(patient)
+    columns = 8
     rows = -(-len(flair) // columns)
     title = f"All FLAIR slices of {patient}"
     figure, axes = _figure(cohort, title, (columns * 1.2, rows * 1.35 + 0.4), rows, columns)
@@ -439,10 +440,10 @@ def expected_against_true(cohort: Cohort, table: pd.DataFrame) -> Figure:
     return figure
 
 
-def disagreement(cohort: Cohort, dice: pd.DataFrame, patients: int = 12) -> Figure:
-    """Dice of the patients on whom the models differ most, a colour and a marker per model."""
+def disagreement(cohort: Cohort, dice: pd.DataFrame) -> Figure:
+    """Dice of the 12 patients on whom the models differ most, a colour and a marker per model."""
     spread = dice.max(axis=1) - dice.min(axis=1)
-    rows = dice.loc[spread.nlargest(patients).index[::-1]]
+    rows = dice.loc[spread.nlargest(12).index[::-1]]
     figure, axes = _figure(cohort, "Where the models disagree", (8, 0.28 * len(rows) + 1.4))
     axes[0].hlines(range(len(rows)), rows.min(axis=1), rows.max(axis=1), color=GREY, linewidth=0.8)
     for name, (colour, marker) in zip(rows, _looks(), strict=False):

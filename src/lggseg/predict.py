@@ -101,10 +101,10 @@ class Segmenter:
         return cls(config, card, open_engine(folder, config))
 
     @classmethod
-    def ensemble(cls, folders: Sequence[Path | str], engine: str = "onnx") -> Segmenter:
+    def ensemble(cls, folders: Sequence[Path | str]) -> Segmenter:
         """The mean probability of several models that take the same channels, such as those of all
         folds; threshold and the rest are the first's. Raises ``ValueError`` for other channels."""
-        members = [cls.load(folder, engine) for folder in folders]
+        members = [cls.load(folder) for folder in folders]
         channels = [member.config.channels for member in members]
         if len(set(channels)) != 1:
             raise ValueError(f"found models of {channels} channels, expected the same for all")

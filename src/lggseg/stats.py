@@ -66,6 +66,17 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     return summary
 
 
+def examples(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the best, the median and the worst patient by Dice, each row once.
+
+    >>> table = pd.DataFrame({"patient": ["A", "B", "C"], "dice": [0.8, 0.4, 0.9]})
+    >>> examples(table)["patient"].tolist()
+    ['C', 'A', 'B']
+    """
+    ordered = table.sort_values("dice", ascending=False)
+    return ordered.iloc[sorted({0, len(ordered) // 2, len(ordered) - 1})]
+
+
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """P values adjusted for their number (Holm 1979): the k-th smallest of n times n - k + 1, at
     least the one before and at most 1. Same order as given.
