@@ -60,8 +60,8 @@ def recall(truth: np.ndarray, prediction: np.ndarray) -> float:
     return precision(prediction, truth)
 
 
-def _ratio(part: float, whole: float, empty: float = 1.0) -> float:
-    return part / whole if whole else empty
+def _ratio(part: Any, whole: Any, empty: float = 1.0) -> float:
+    return float(part / whole) if whole else empty
 
 
 def hd95(truth: np.ndarray, prediction: np.ndarray) -> float:
