@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from test_cleanup import keys, left
 
-from lggseg.client import Endpoint
 from lggseg.cloud import deploy
 from lggseg.cloud.account import Account
+from lggseg.cloud.endpoints import Endpoint
 from lggseg.data import Cohort
 from lggseg.formats import ATTRIBUTES_HEADER
 from lggseg.predict import Segmenter
