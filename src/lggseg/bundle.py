@@ -73,8 +73,8 @@ SIMULATED = Data(
 def export_bundle(model: Path | str, out: Path | str) -> Path:
     """Write a model folder as the MONAI bundle ``out``, a new folder named like the bundle.
 
-    Returns ``out``. Raises ``DataError`` for what is no model folder, for a folder that exists, and
-    for a network that is not MONAI's, which a bundle could not name.
+    Returns ``out``. Raises ``DataError`` for what is no model folder and for a folder that exists,
+    ``ValueError`` for a network that is not MONAI's.
 
     >>> bundle = export_bundle("models/lgg-unet", "exported/lgg-unet")
     >>> sorted(path.name for path in bundle.iterdir())
@@ -86,10 +86,6 @@ def export_bundle(model: Path | str, out: Path | str) -> Path:
         raise DataError(out, "something that exists", "the name of a new folder", action)
     segmenter = Segmenter.load(model, "torch")
     config, card = segmenter.config, segmenter.card
-    body, _ = network_body(config)
-    if not body.__module__.startswith("monai."):
-        found, action = f"a network of {body.__module__}", "Share the model folder itself."
-        raise DataError(model, found, "one of MONAI's", action)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as beside:
         root = Path(beside) / out.name
@@ -151,6 +147,9 @@ def _compose(steps: list[dict[str, Any]]) -> dict[str, Any]:
 def _network(config: Config) -> dict[str, Any]:
     """The network of :func:`lggseg.models.build_network` in MONAI's words."""
     body, options = network_body(config)
+    if not body.__module__.startswith("monai."):
+        found = f"found {body.__module__}.{body.__name__}; expected one of MONAI's networks"
+        raise ValueError(f"network={config.network!r}: {found}. Share the model folder itself.")
     head = f"torch.nn.Conv2d({options['out_channels']}, 4, kernel_size=1)"
     layers = f"torch.nn.PixelUnshuffle(2), @body, {head}, torch.nn.PixelShuffle(2)"
     return {
