@@ -46,10 +46,9 @@ def test_a_config_comes_through_hyperparameters_unchanged(config: Config) -> Non
         assert from_hyperparameters({**strings, **OWN}) == config
 
 
-def test_hyperparameters_may_start_from_a_profile_and_a_network() -> None:
+def test_hyperparameters_may_start_from_a_profile() -> None:
     assert from_hyperparameters({}) == profile("full")
     assert from_hyperparameters({"profile": "smoke", "epochs": "7"}).epochs == 7
-    assert from_hyperparameters({"network": '"swin_unetr"'}).width == 24
 
 
 @pytest.fixture(scope="module")

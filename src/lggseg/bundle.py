@@ -31,8 +31,8 @@ SCHEMA = (
 )
 SCRIPTS = "scripts"
 WORKFLOW = f"{SCRIPTS}.monai_workflow"
-# What the bundle imports besides MONAI, torch and NumPy.
-PACKAGES = ("nibabel", "scikit-image", "scipy")
+# What the bundle imports besides MONAI, torch and NumPy; einops is what MONAI's transformers need.
+PACKAGES = ("einops", "nibabel", "scikit-image", "scipy")
 
 
 class Data(NamedTuple):
@@ -73,7 +73,12 @@ SIMULATED = Data(
 def export_bundle(model: Path | str, out: Path | str) -> Path:
     """Write a model folder as the MONAI bundle ``out``, a new folder named like the bundle.
 
-    Returns ``out``. Raises ``DataError`` for what is no model folder and for a folder that exists.
+    Returns ``out``. Raises ``DataError`` for what is no model folder and for a folder that exists,
+    ``ValueError`` for a network that is not MONAI's.
+
+    >>> bundle = export_bundle("models/lgg-unet", "exported/lgg-unet")
+    >>> sorted(path.name for path in bundle.iterdir())
+    ['LICENSE', 'configs', 'docs', 'models', 'scripts']
     """
     model, out = Path(model), Path(out)
     if out.exists():
@@ -142,7 +147,10 @@ def _compose(steps: list[dict[str, Any]]) -> dict[str, Any]:
 def _network(config: Config) -> dict[str, Any]:
     """The network of :func:`lggseg.models.build_network` in MONAI's words."""
     body, options = network_body(config)
-    head = f"torch.nn.Conv2d({config.width}, 4, kernel_size=1)"
+    if not body.__module__.startswith("monai."):
+        found = f"found {body.__module__}.{body.__name__}; expected one of MONAI's networks"
+        raise ValueError(f"network={config.network!r}: {found}. Share the model folder itself.")
+    head = f"torch.nn.Conv2d({options['out_channels']}, 4, kernel_size=1)"
     layers = f"torch.nn.PixelUnshuffle(2), @body, {head}, torch.nn.PixelShuffle(2)"
     return {
         "body": _component(body.__name__, **options),
@@ -201,7 +209,7 @@ def metadata(config: Config, card: dict[str, Any]) -> dict[str, Any]:
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
-        "required_packages_version": {name: version(name) for name in _packages(config)},
+        "required_packages_version": {name: version(name) for name in PACKAGES},
         "task": "Segmentation of lower-grade glioma in brain MRI",
         "description": _description(config),
         "authors": "the lggseg authors",
@@ -222,10 +230,6 @@ def metadata(config: Config, card: dict[str, Any]) -> dict[str, Any]:
 
 def _data(card: dict[str, Any]) -> Data:
     return SIMULATED if card["simulated"] else REAL
-
-
-def _packages(config: Config) -> list[str]:
-    return [*PACKAGES, "einops"] if config.network == "swin_unetr" else [*PACKAGES]
 
 
 def _description(config: Config) -> str:
@@ -289,7 +293,7 @@ def _write_docs(model: Path, config: Config, card: dict[str, Any], root: Path) -
         f"models: {data.weights}.\n"
         f"configs, scripts: {_MIT}, Copyright (c) 2026 the lggseg authors.\n"
     )
-    packages = " ".join(f"{name}=={version(name)}" for name in ("monai", *_packages(config)))
+    packages = " ".join(f"{name}=={version(name)}" for name in ("monai", *PACKAGES))
     text = README.format(
         name=root.name,
         description=_description(config),

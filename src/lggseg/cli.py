@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,11 +79,12 @@ def _crossvalidate(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from lggseg.compare import compare, per_patient
+    from lggseg.models import NETWORKS
     from lggseg.stats import compare_all
 
     cohort, split = _cohort_and_split(options)
     base = configuration.from_options(options)
-    configs = {name: configuration.for_network(name, base) for name in options.networks}
+    configs = {name: replace(base, network=name) for name in options.networks or NETWORKS}
     table = compare(configs, cohort, split, options.run, resume=options.resume)
     dice = per_patient(table)
     write_table(compare_all(dice), options.run / "pairs.csv")
@@ -263,8 +265,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("compare", help="cross-validate several networks alike")
     add_train_options(command)
-    names = sorted(configuration.NETWORK_KNOBS)
-    command.add_argument("--networks", nargs="+", choices=names, default=names)
+    command.add_argument("--networks", nargs="+", help="of lggseg.models.NETWORKS (default: all)")
     command.set_defaults(call=_compare, run=Path("runs/compare"))
 
     command = commands.add_parser("predict", help="write masks for volumes never seen before")

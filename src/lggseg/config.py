@@ -29,7 +29,14 @@ def _knob(
 
 @dataclass(frozen=True)
 class Config:
-    """What a run trains and how. Raises ``ValueError`` that names the knob when a value is off."""
+    """What a run trains and how. Raises ``ValueError`` that names the knob when a value is off.
+
+    >>> Config(epochs=12, downsample=4).size
+    64
+    >>> Config(dropout=1.5)
+    Traceback (most recent call last):
+    ValueError: dropout=1.5: expected a value from 0 to 1
+    """
 
     network: str = _knob("unet", "network, a name in lggseg.models.NETWORKS")
     width: int = _knob(32, "filters of the first level; each deeper level doubles them", low=2)
@@ -136,19 +143,6 @@ PROFILES: dict[str, Config] = {
 }
 
 
-# What a network wants other than the profile's knobs; each is built by lggseg.models.NETWORKS.
-NETWORK_KNOBS: dict[str, dict[str, Any]] = {
-    "unet": {},
-    "attention_unet": {},
-    "swin_unetr": {"width": 24},
-}
-
-
-def for_network(network: str, base: Config) -> Config:
-    """``base`` with another network and the knobs that it wants."""
-    return replace(base, network=network, **NETWORK_KNOBS.get(network, {}))
-
-
 def profile(name: str) -> Config:
     """The config of the profile ``smoke``, ``demo`` or ``full``; ``ValueError`` otherwise."""
     if name not in PROFILES:
@@ -222,9 +216,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def from_options(options: argparse.Namespace) -> Config:
     """The config that the parsed options of :func:`add_options` ask for."""
     given = {knob.name: getattr(options, knob.name) for knob in fields(Config)}
-    return _on_profile(
-        options.profile, {name: text for name, text in given.items() if text is not None}
-    )
+    strings = {name: text for name, text in given.items() if text is not None}
+    return Config.from_strings(strings, base=profile(options.profile))
 
 
 def from_hyperparameters(values: Mapping[str, str]) -> Config:
@@ -232,17 +225,15 @@ def from_hyperparameters(values: Mapping[str, str]) -> Config:
     (default: full), all of them strings. Those that SageMaker adds for itself are left out.
 
     Raises ``ValueError`` on an unknown knob or a wrong value.
+
+    >>> config = from_hyperparameters({"profile": "smoke", "epochs": "5", "paste": "false"})
+    >>> config.epochs, config.paste, config.width
+    (5, False, 8)
     """
     own = {name: text for name, text in values.items() if not name.startswith(_SAGEMAKERS)}
-    return _on_profile(_parse("profile", "str", own.pop("profile", "full")), own)
+    name = _parse("profile", "str", own.pop("profile", "full"))
+    return Config.from_strings(own, base=profile(name))
 
 
 # The SDK's settings, and what the tuner says of its objective.
 _SAGEMAKERS = ("sagemaker_", "_tuning_")
-
-
-def _on_profile(name: str, strings: Mapping[str, str]) -> Config:
-    base = profile(name)
-    if "network" in strings:
-        base = for_network(_parse("network", "str", strings["network"]), base)
-    return Config.from_strings(strings, base=base)

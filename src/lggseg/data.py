@@ -83,6 +83,13 @@ def load_cohort(root: Path | str, *, progress: bool = True) -> Cohort:
     """Read the tree at ``root`` (see :func:`lggseg.paths.find_tree`), or its cache.
 
     Raises ``DataError`` that names the file, what was found, what was expected and what to do.
+
+    >>> from lggseg.phantom import make_cohort
+    >>> cohort = load_cohort(make_cohort("data", patients=4, progress=False), progress=False)
+    >>> cohort.patients["institution"].tolist()
+    ['CS', 'DU', 'DU', 'HT']
+    >>> cohort.image(cohort.patients.index[0]).shape[1:]
+    (256, 256, 3)
     """
     tree = find_tree(root)
     folders = patient_folders(tree)

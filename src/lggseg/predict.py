@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from lggseg.config import Config
 from lggseg.formats import mask_tiff
 from lggseg.metrics import (
+    dice,
     expected_calibration_error,
     expected_dice,
     patient_metrics,
@@ -84,6 +85,9 @@ class Segmenter:
         """Load a model folder with the engine ``onnx`` (default) or ``torch``.
 
         Raises ``DataError`` that names the missing or unreadable file.
+
+        >>> Segmenter.load("models/lgg-unet").config.network
+        'unet'
         """
         folder = Path(folder)
         for name in FILES:
@@ -97,10 +101,10 @@ class Segmenter:
         return cls(config, card, open_engine(folder, config))
 
     @classmethod
-    def ensemble(cls, folders: Sequence[Path | str], engine: str = "onnx") -> Segmenter:
+    def ensemble(cls, folders: Sequence[Path | str]) -> Segmenter:
         """The mean probability of several models that take the same channels, such as those of all
         folds; threshold and the rest are the first's. Raises ``ValueError`` for other channels."""
-        members = [cls.load(folder, engine) for folder in folders]
+        members = [cls.load(folder) for folder in folders]
         channels = [member.config.channels for member in members]
         if len(set(channels)) != 1:
             raise ValueError(f"found models of {channels} channels, expected the same for all")
@@ -117,6 +121,14 @@ class Segmenter:
         sees neighbouring slices sees those ``apart`` slices away, which for thin slices should be
         as far as in training (:attr:`lggseg.nifti.Scan.apart`). Raises ``ValueError`` for another
         shape or dtype.
+
+        >>> from lggseg.phantom import make_patient, plan_cohort
+        >>> volume, truth = make_patient(plan_cohort(patients=1, seed=0)[0])
+        >>> prediction = Segmenter.load("models/lgg-unet").predict(volume)
+        >>> prediction.mask.shape == prediction.probability.shape == truth.shape
+        True
+        >>> dice(truth, prediction.mask) > 0.7
+        True
         """
         if volume.dtype != np.uint8 or volume.ndim != 4 or volume.shape[1:] != (SIZE, SIZE, 3):
             raise ValueError(
@@ -226,7 +238,7 @@ def _describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any
         "tumour_voxels": int(mask.sum()),
         "expected_dice": round(prediction.expected_dice, 4),
     }
-    return facts if truth is None else {**facts, "dice": patient_metrics(truth, mask)["dice"]}
+    return facts if truth is None else {**facts, "dice": dice(truth, mask)}
 
 
 def _write_mask(mask: np.ndarray, path: Path) -> None:

@@ -26,6 +26,11 @@ def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: s
     ``to="sagemaker"`` registers it in SageMaker's Model Registry, which has no aliases, and returns
     the version's ARN. Raises ``DataError`` unless the folder holds a model that loads,
     ``ValueError`` for a name that is no name of a folder.
+
+    >>> register("models/lgg-unet", "unet", aliases=["best"])
+    'v1'
+    >>> resolve("unet:best").name
+    'v1'
     """
     folder = _folder(name)
     Segmenter.load(model)

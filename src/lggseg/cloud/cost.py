@@ -48,6 +48,7 @@ class CostEstimate:
 
     @property
     def endpoint_month(self) -> float:
+        """Of the endpoint, if nobody deletes it."""
         return self.endpoint_hour * HOURS_A_MONTH
 
     def __str__(self) -> str:
@@ -73,6 +74,9 @@ def estimate_cost(plan: Plan) -> CostEstimate:
 
     A training is counted with its full time limit, so it cannot cost more; with ``spot`` by the
     usual share of the price, which is a guess since spot prices move.
+
+    >>> print(estimate_cost(Plan(instance="ml.g4dn.xlarge", hours=1)))
+    Cost: training at most $0.74 (example prices of us-east-1, ...: check them).
     """
     table = prices()
     share = table["spot_share"] if plan.spot else 1

@@ -10,16 +10,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING
 
-import numpy as np
-
-from lggseg.client import PART, Send, http_sender, segment
+from lggseg.client import Endpoint, http_sender
 from lggseg.cloud.preflight import free_port
-from lggseg.predict import Prediction, Segmenter
+from lggseg.predict import Segmenter
 
 if TYPE_CHECKING:
     from lggseg.cloud.account import Account
@@ -29,31 +25,6 @@ KINDS = ("real-time", "serverless", "asynchronous")
 # Two cores: a request at a time.
 INSTANCE = "ml.m5.large"
 START_SECONDS, STOP_SECONDS = 60, 30
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A model that answers. As a context manager it is deleted at the end.
-
-    url: of ``/invocations``; send: the transport to it (see :mod:`lggseg.client`); delete: stops
-    it, and may be called twice; part: slices a request.
-    """
-
-    url: str
-    send: Send
-    delete: Callable[[], None]
-    part: int = PART
-
-    def predict(self, volume: np.ndarray) -> Prediction:
-        """The mask and probability of a volume, uint8 ``(slices, 256, 256, 3)``: the same as
-        ``Segmenter.predict`` gives, sent in parts where it is large."""
-        return segment(volume, self.send, self.part)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.delete()
 
 
 def deploy(
@@ -82,6 +53,12 @@ def deploy(
     Raises ``DataError`` for a folder without a model, ``RuntimeError`` with the next step where
     something is missing (see :mod:`lggseg.cloud.preflight`) or the server does not start; nothing
     is left behind then.
+
+    >>> import numpy as np
+    >>> with deploy("models/lgg-unet") as endpoint:
+    ...     prediction = endpoint.predict(np.zeros((3, 256, 256, 3), dtype=np.uint8))
+    >>> prediction.mask.any()
+    np.False_
     """
     Segmenter.load(model)
     if kind not in KINDS:

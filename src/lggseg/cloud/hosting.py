@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lggseg.client import Endpoint
 from lggseg.cloud import preflight
 from lggseg.cloud.account import Account
-from lggseg.cloud.endpoints import Endpoint
 from lggseg.cloud.jobs import own_image
 from lggseg.cloud.storage import make_bucket, put
 from lggseg.formats import ATTRIBUTES_HEADER, JSON
