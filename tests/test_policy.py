@@ -48,6 +48,7 @@ NAMES = {
     "s3:PutObject": ["s3:PutObject", "s3:PutObjectTagging"],
     "s3:CreateMultipartUpload": ["s3:PutObject", "s3:PutObjectTagging"],
     "s3:UploadPart": ["s3:PutObject"],
+    "s3:ListParts": ["s3:ListMultipartUploadParts"],
     "s3:CompleteMultipartUpload": ["s3:PutObject"],
     "s3:DeleteObjects": ["s3:DeleteObject"],
     "s3:PutPublicAccessBlock": ["s3:PutBucketPublicAccessBlock"],
@@ -79,6 +80,8 @@ def prepared(account: Account, monkeypatch: pytest.MonkeyPatch) -> Account:
     numbers = iter(range(999))
     unique = "sagemaker.train.model_trainer._get_unique_name"
     monkeypatch.setattr(unique, lambda base: f"{base}-{next(numbers)}")
+    # The packed cohort has 5.1 MiB.
+    monkeypatch.setattr("lggseg.cloud.storage.PART_BYTES", 5 * 2**20)
     for check in ("require_engine", "require_image"):
         monkeypatch.setattr(f"lggseg.cloud.preflight.{check}", lambda *_: None)
 
