@@ -6,6 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +83,44 @@ def test_a_job_that_was_done_gives_the_same_model_without_training(
     assert (again / "checkpoints" / "metrics.csv").stat().st_mtime_ns == stamp
     graphs = [(root / "model" / "model.onnx").read_bytes() for root in (done, again)]
     assert graphs[0] == graphs[1]
+
+
+def test_a_job_that_was_interrupted_ends_as_one_that_was_not(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    """As SageMaker does with a spot instance: SIGTERM, then a new one with the checkpoints."""
+    values = replace(TINY, epochs=8).to_strings()
+    first, second, whole = (prepare(tmp_path / n / "ml", values, cohort.root) for n in "abc")
+    with subprocess.Popen([sys.executable, "-m", "lggseg.container", str(first)]) as process:
+        wait_for_epochs(first / "checkpoints", 2, lambda: process.poll() is None)
+        process.send_signal(signal.SIGTERM)
+    assert not (first / "model").exists()
+    shutil.copytree(first / "checkpoints", second / "checkpoints")
+    assert container.main(second) == 0 and container.main(whole) == 0
+    same_results(second, whole, cut=len(read_metrics(first / "checkpoints")))
+
+
+def wait_for_epochs(run: Path, epochs: int, alive: Callable[[], bool]) -> None:
+    """Wait until so many epochs of a run are done, while it is alive."""
+    while not (run / "metrics.csv").exists() or len(read_metrics(run)) < epochs:
+        assert alive(), "it ended before it was interrupted"
+        time.sleep(0.02)
+
+
+def read_metrics(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "metrics.csv").drop(columns="seconds")
+
+
+def same_results(resumed: Path, whole: Path, cut: int) -> None:
+    """The same tables, but for the training loss of the epoch that was cut, which is the mean of
+    what was left of it."""
+    assert cut < len(read_metrics(whole / "output" / "data"))
+    tables = [read_metrics(root / "output" / "data") for root in (resumed, whole)]
+    for table in tables:
+        table.loc[cut, "train/loss"] = 0
+    pd.testing.assert_frame_equal(*tables, rtol=1e-5)
+    scores = [pd.read_csv(root / "output" / "data" / "patients.csv") for root in (resumed, whole)]
+    pd.testing.assert_frame_equal(*scores, rtol=1e-5)
 
 
 def test_a_packed_cohort_and_a_split_of_ones_own(
