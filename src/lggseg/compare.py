@@ -116,9 +116,7 @@ def training_seconds(folder: Path | str) -> float:
     return float(sum(table["seconds"].sum() for table in tables) / len(tables))
 
 
-def in_time_of(
-    reference: str, configs: Mapping[str, Config], run: Path | str
-) -> dict[str, Config]:
+def in_time_of(reference: str, configs: Mapping[str, Config], run: Path | str) -> dict[str, Config]:
     """The networks of ``run`` that trained longer than ``reference``, as ``"<name>, equal time"``
     with the epochs that take them its time; without those that would not finish one epoch."""
     fair = {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     TQDMProgressBar,
 )
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lggseg import tracking
@@ -31,7 +35,7 @@ from lggseg.data import Cohort, DataError
 from lggseg.datamodule import CohortDataModule
 from lggseg.models import build_network
 from lggseg.module import SegmentationModule
-from lggseg.paths import write_table
+from lggseg.paths import new_folder, replace_file, try_lock, write_table, writing
 from lggseg.predict import Segmenter, amend_card, evaluate, export_model, write_card
 from lggseg.splits import (
     NO_FOLD,
@@ -62,9 +66,36 @@ def train(
 
     ``resume`` goes on from ``checkpoints/last.ckpt`` where there is one, to the same metrics as an
     uninterrupted run. Returns the run folder. Raises ``LeakageError`` when a patient stands on two
-    sides, ``DataError`` when the run folder holds another run, ``NonFiniteLoss`` when the loss is.
+    sides, ``DataError`` when the run folder holds another run or another process trains in it,
+    ``NonFiniteLoss`` when the loss is.
     """
     run = Path(run)
+    with _alone_in(run):
+        return _train(config, cohort, split, run, resume, progress)
+
+
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a run folder; raise ``DataError`` where one does."""
+    # A finished run is only read, and the other processes of a run follow the first.
+    if (run / "patients.csv").exists() or rank_zero_only.rank != 0:
+        yield
+        return
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        lock = try_lock(run / ".lock")
+    if lock is None:
+        action = "Wait until it has ended, or choose another --run."
+        raise DataError(run, "another process that trains in it", "no other", action)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(
+    config: Config, cohort: Cohort, split: pd.DataFrame, run: Path, resume: bool, progress: bool
+) -> Path:
     if resume and (run / "patients.csv").exists():
         _same_run(run / "config.json", config, split)
         return run
@@ -177,7 +208,7 @@ def _open_run(
         return _same_run(stored, config, split), last if last.exists() else None
     if config.precision == "auto":
         config = replace(config, precision=choose_precision(config))
-    last.parent.mkdir(parents=True, exist_ok=True)
+    new_folder(last.parent)
     write_split(split, run / "split.csv")
     config.save(stored)
     return config, None
@@ -232,6 +263,19 @@ class AveragedWeights(EMAWeightAveraging):
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place. Lightning does so in the system's temporary folder and
+    moves it; where that is another disk, moving is copying, and half a copy looks like a whole
+    checkpoint to a run that goes on."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        replace_file(Path(path), lambda part: part.write_bytes(content.getbuffer()))
 
 
 class RunFolder(Callback):
@@ -311,6 +355,7 @@ def _trainer(
         callbacks=callbacks,
         enable_progress_bar=progress,
         enable_model_summary=False,
+        plugins=[WholeCheckpoints()],
         num_sanity_val_steps=0,
         **{"logger": False, **options},
     )
