@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -147,8 +147,9 @@ def fresh_folder(path: Path) -> Path:
     """``path``, free for a new run: an earlier one is kept under its time."""
     if path.exists():
         stamp = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
-        names = (f"{path.name}-{stamp}{more}" for more in ("", *(f"-{n}" for n in count(2))))
-        path.rename(next(new for name in names if not (new := path.with_name(name)).exists()))
+        names = chain([""], (f"-{number}" for number in count(2)))
+        places = (path.with_name(f"{path.name}-{stamp}{name}") for name in names)
+        path.rename(next(place for place in places if not place.exists()))
     return path
 
 
