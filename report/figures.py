@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from matplotlib.ticker import NullFormatter
 from lggseg import plots
 from lggseg.data import Cohort, load_cohort
 from lggseg.metrics import dice_from_counts
+from lggseg.paths import replace_file
 from lggseg.phantom import make_cohort
 from lggseg.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY
 from lggseg.predict import Segmenter
@@ -301,8 +302,9 @@ def main() -> None:
     folder = HERE / "figures"
     folder.mkdir(exist_ok=True)
     for call in (cross_validation, time_to_dice, throughput):
-        call().savefig(folder / f"{call.__name__}.png", dpi=110)
-        print(folder / f"{call.__name__}.png")
+        path = folder / f"{call.__name__}.png"
+        replace_file(path, partial(call().savefig, dpi=110))
+        print(path)
 
 
 if __name__ == "__main__":

@@ -328,10 +328,12 @@ def run(call: Callable[[], object]) -> int:
     """Call; a mistake of the user ends with its message alone, without a traceback."""
     try:
         call()
+        return 0
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"lggseg: {error}", file=sys.stderr)
-        return 1
-    return 0
+        message = f"lggseg: {error}"
+    # Not before a progress bar, which goes with the error, has ended its line.
+    print(message, file=sys.stderr)
+    return 1
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,14 +6,15 @@ is built beside its place and renamed when complete: a half-written cache is nev
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,10 +31,12 @@ from lggseg.paths import (
     patient_folders,
     read_table,
     slice_number,
+    working_folder,
+    writing,
 )
 from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 __all__ = ["CHANNELS", "FLAIR", "SIZE", "Cohort", "DataError", "load_cohort", "read_volume"]
 
@@ -296,31 +299,44 @@ def _is_whole(cache: Path) -> bool:
     """Whether the cache is there, of this version and of the right size."""
     try:
         meta = json.loads((cache / "meta.json").read_text())
-        bytes_found = (cache / "pixels.npy").stat().st_size
+        found = _sizes(cache)
     except (OSError, ValueError):
         return False
-    return bool(meta.get("version") == _CACHE_VERSION and meta.get("bytes") == bytes_found)
+    return bool(meta.get("version") == _CACHE_VERSION and meta.get("bytes") == found)
+
+
+def _sizes(cache: Path) -> dict[str, int]:
+    return {name: (cache / name).stat().st_size for name in ("pixels.npy", "slices.csv")}
 
 
 def _build_cache(cache: Path, files: dict[Path, list[Path]], progress: bool) -> None:
     slices = [(folder.name, number, path) for folder in files
               for number, path in enumerate(files[folder], start=1)]  # fmt: skip
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(cache.parent, len(slices) * SIZE * SIZE * 4)
-    beside = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".building-"))
+    with writing(cache.parent, _ELSEWHERE):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(cache.parent, len(slices) * SIZE * SIZE * 4)
+        with working_folder(cache.parent, ".building-") as beside:
+            built = beside / cache.name
+            built.mkdir()
+            _write_cache(built, slices, progress)
+            _replace_cache(cache, built)
+
+
+def _replace_cache(cache: Path, built: Path) -> None:
+    """Put a cache in its place, unless another process was first, and remove older ones of the
+    tree. They are renamed before they are deleted, so that half of one is never read."""
+    for old in cache.parent.glob(cache.name.split("-")[0] + "-*"):
+        if old != cache or not _is_whole(cache):
+            with suppress(OSError):  # another process removes it, too
+                os.replace(old, built.parent / f"old-{old.name}")
     try:
-        _write_cache(beside, slices, progress)
-        shutil.rmtree(cache, ignore_errors=True)
-        os.replace(beside, cache)
+        os.replace(built, cache)
     except OSError:
-        # Another process may have finished the same cache first.
         if not _is_whole(cache):
             raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    for old in cache.parent.glob(cache.name.split("-")[0] + "-*"):
-        if old != cache:
-            shutil.rmtree(old, ignore_errors=True)
+
+
+_ELSEWHERE = "Free some space, or set LGGSEG_CACHE to a folder on another disk."
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -330,7 +346,7 @@ def _check_room(folder: Path, needed: int) -> None:
             folder,
             f"{free / 2**20:.0f} MiB of free disk",
             f"{needed / 2**20:.0f} MiB for the cache",
-            "Free some space, or set LGGSEG_CACHE to a folder on another disk.",
+            _ELSEWHERE,
         )
 
 
@@ -347,8 +363,8 @@ def _write_cache(folder: Path, slices: list[tuple[str, int, Path]], progress: bo
     table = pd.DataFrame([names[:2] for names in slices], columns=["patient", "slice"])
     table[["tumour_pixels", "blank", "digest"]] = [fact[:3] for fact in facts]
     table.to_csv(folder / "slices.csv", index=False)
-    size = (folder / "pixels.npy").stat().st_size
-    meta = {"version": _CACHE_VERSION, "bytes": size, "fingerprint": fingerprint.hexdigest()}
+    facts_of_all = {"bytes": _sizes(folder), "fingerprint": fingerprint.hexdigest()}
+    meta = {"version": _CACHE_VERSION, **facts_of_all}
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
@@ -364,7 +380,7 @@ def _write_pixels(
         # Written rather than memory-mapped: a page fault for every 4 KiB takes twice as long.
         written = os.pwritev(file, [image.data, mask.data], place)
         if written != image.size + mask.size:
-            raise OSError(f"the cache for {paths[row]} could not be written: is the disk full?")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         digests = [hashlib.blake2b(part.data, digest_size=16).hexdigest() for part in (image, mask)]
         return int(np.count_nonzero(mask)), int(image.max()) <= BLANK, digests[0], digests[1]
 

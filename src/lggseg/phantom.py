@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +21,7 @@ from scipy import ndimage
 from tqdm.auto import tqdm
 
 from lggseg.data import SIZE, DataError
-from lggseg.paths import project_root
+from lggseg.paths import project_root, working_folder, writing
 
 VERSION = 2
 # Two processes need about 1 GiB together; more would not fit a small machine.
@@ -117,13 +116,15 @@ def make_cohort(
     facts = {"patients": patients, "seed": seed, "version": VERSION}
     if _is_cohort(root, facts):
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=".simulating-") as beside:
-        tree = Path(beside) / "kaggle_3m"
-        _write_tree(tree, facts, progress)
-        if root.exists():
-            root.rename(Path(beside) / "replaced")
-        tree.rename(root)
+    with writing(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with working_folder(root.parent, ".simulating-") as beside:
+            _write_tree(beside / "kaggle_3m", facts, progress)
+            # Another process may have made the same cohort meanwhile, and someone may read it.
+            if not _is_cohort(root, facts):
+                if root.exists():
+                    root.rename(beside / "replaced")
+                (beside / "kaggle_3m").rename(root)
     return root
 
 

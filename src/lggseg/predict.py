@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +34,7 @@ from lggseg.paths import (
     DataError,
     find_tree,
     is_patient,
+    new_folder,
     patient_folders,
     replace_file,
     write_json,
@@ -178,7 +180,7 @@ def predict_folder(
     from lggseg.data import read_volume
 
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out)
     rows: list[dict[str, Any]] = []
     for path in tqdm(
         volume_paths(Path(data)), desc="predict", unit="patient", disable=not progress
@@ -356,13 +358,14 @@ def inference_graph(network: torch.nn.Module, config: Config) -> torch.nn.Module
 
 def export_model(network: torch.nn.Module, config: Config, folder: Path) -> None:
     """Write the weights and the graph of a model folder; :func:`write_card` completes it."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     network = network.cpu().eval()
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    replace_file(folder / "weights.safetensors", lambda path: save_file(weights, path))
-    replace_file(folder / "model.onnx", lambda path: _export_onnx(network, config, path))
+    # Written by Python, whose errors say that a disk is full.
+    parts = {"weights.safetensors": save(weights), "model.onnx": _onnx(network, config)}
+    for name, content in parts.items():
+        replace_file(folder / name, partial(Path.write_bytes, data=content))
 
 
 def write_card(config: Config, card: dict[str, Any], folder: Path) -> None:
@@ -377,7 +380,7 @@ def amend_card(folder: Path, facts: dict[str, Any]) -> None:
     write_json({**json.loads(path.read_text()), **facts}, path)
 
 
-def _export_onnx(network: torch.nn.Module, config: Config, path: Path) -> None:
+def _onnx(network: torch.nn.Module, config: Config) -> bytes:
     import torch
 
     # The exporter warns of operations of packages that are not installed, which none here uses.
@@ -388,27 +391,20 @@ def _export_onnx(network: torch.nn.Module, config: Config, path: Path) -> None:
     air, contrast = torch.zeros(1, config.channels), torch.ones(1, config.channels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
+        program = torch.onnx.export(
             graph,
             (image, air, contrast),
-            path,
             input_names=["image", "air", "contrast"],
             output_names=["probability"],
             dynamic_shapes=({0: torch.export.Dim("slices")}, None, None),
-            external_data=False,
             verbose=False,
         )
-    _forget_source(path)
-
-
-def _forget_source(path: Path) -> None:
-    """Take the exporter's stack traces, which name this machine's folders, out of an ONNX file."""
-    import onnx
-
-    model = onnx.load(path)
+    assert program is not None
+    model = program.model_proto
+    # The exporter's stack traces name this machine's folders.
     for node in model.graph.node:
         node.ClearField("metadata_props")
-    onnx.save(model, path)
+    return cast(bytes, model.SerializeToString())
 
 
 def _versions() -> dict[str, str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import logging
 import os
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     TQDMProgressBar,
 )
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -34,7 +37,7 @@ from lggseg.data import Cohort, DataError
 from lggseg.datamodule import CohortDataModule
 from lggseg.models import build_network
 from lggseg.module import SegmentationModule
-from lggseg.paths import write_table
+from lggseg.paths import new_folder, replace_file, try_lock, write_table, writing
 from lggseg.predict import Segmenter, amend_card, evaluate, export_model, write_card
 from lggseg.splits import (
     NO_FOLD,
@@ -65,13 +68,40 @@ def train(
 
     ``resume`` goes on from ``checkpoints/last.ckpt`` where there is one, to the same metrics as an
     uninterrupted run. Returns the run folder. Raises ``LeakageError`` when a patient stands on two
-    sides, ``DataError`` when the run folder holds another run, ``NonFiniteLoss`` when the loss is.
+    sides, ``DataError`` when the run folder holds another run or another process trains in it,
+    ``NonFiniteLoss`` when the loss is.
 
     Processes that torchrun starts train together (see :mod:`lggseg.distributed`); the run folder is
     the first one's.
     """
     run = Path(run)
     distributed.join(config.accelerator)
+    with _alone_in(run):
+        return _train(config, cohort, split, run, resume, progress)
+
+
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a run folder; raise ``DataError`` where one does."""
+    # A finished run is only read, and the other processes of a run follow the first.
+    if (run / "patients.csv").exists() or distributed.rank() != 0:
+        yield
+        return
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        lock = try_lock(run / ".lock")
+    if lock is None:
+        action = "Wait until it has ended, or choose another --run."
+        raise DataError(run, "another process that trains in it", "no other", action)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(
+    config: Config, cohort: Cohort, split: pd.DataFrame, run: Path, resume: bool, progress: bool
+) -> Path:
     if distributed.from_first(lambda: resume and (run / "patients.csv").exists()):
         distributed.from_first(lambda: _same_run(run / "config.json", config, split))
         return run
@@ -185,7 +215,7 @@ def _open_run(
         return _same_run(stored, config, split), last if last.exists() else None
     if config.precision == "auto":
         config = replace(config, precision=choose_precision(config))
-    last.parent.mkdir(parents=True, exist_ok=True)
+    new_folder(last.parent)
     write_split(split, run / "split.csv")
     config.save(stored)
     return config, None
@@ -254,6 +284,19 @@ class AveragedWeights(EMAWeightAveraging):
         assert self._average_model is not None
         distributed.average_buffers(network)
         distributed.average_buffers(self._average_model.module)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place. Lightning does so in the system's temporary folder and
+    moves it; where that is another disk, moving is copying, and half a copy looks like a whole
+    checkpoint to a run that goes on."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        replace_file(Path(path), lambda part: part.write_bytes(content.getbuffer()))
 
 
 class RunFolder(Callback):
@@ -340,6 +383,7 @@ def _trainer(
         callbacks=callbacks,
         enable_progress_bar=progress,
         enable_model_summary=False,
+        plugins=[WholeCheckpoints()],
         num_sanity_val_steps=0,
         **{"logger": False, **options},
     )
