@@ -82,8 +82,9 @@ def deploy(
         from lggseg.cloud.hosting import deploy_on_aws
 
         account = account or open_account()
-        options = {"instances": instances, "capture": capture}
-        return deploy_on_aws(Path(model), account, instance, kind, **options)
+        return deploy_on_aws(
+            Path(model), account, instance, kind, instances=instances, capture=capture
+        )
     raise ValueError(f"where={where!r}: expected one of {PLACES}")
 
 
