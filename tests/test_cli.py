@@ -13,6 +13,8 @@ from fastapi.testclient import TestClient
 
 from lggseg import cli, download, serve, view
 from lggseg.config import profile
+from lggseg.paths import DataError
+from lggseg.predict import volume_paths
 
 KNOBS = ["--profile", "smoke", "--epochs", "1", "--width", "4", "--precision", "32-true"]
 
@@ -109,6 +111,41 @@ def test_commands_take_any_path_write_nothing_into_the_data_and_ask_no_network(
     assert endpoint.get("/ping").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("files", "data", "found", "action"),
+    [
+        ([], "data", "no patient's folder, and no file", "DICOM becomes NIfTI"),
+        ([], "data/absent", "no such file or folder", "Check the path"),
+        (["flair.nii.gz"], "data", "no patient's folder, but 1 file .nii.gz", "--pre and --post"),
+        (["flair.nii"], "data/flair.nii", "a file .nii", "page of `lggseg view`"),
+        (
+            ["1.png", "2.png"],
+            "data",
+            "no patient's folder, but 2 files .png",
+            "must be saved as TIFF",
+        ),
+        (["scan.dcm"], "data/scan.dcm", "a file .dcm", "dcm2niix"),
+        (
+            ["slice_1.tif"],
+            "data",
+            "no patient's folder, but 1 file .tif",
+            "Name the slices like their folder",
+        ),
+    ],
+)
+def test_what_is_no_patient_is_named_with_what_to_do(
+    files: list[str], data: str, found: str, action: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    for name in files:
+        (tmp_path / "data" / name).touch()
+    path = tmp_path / data
+    with pytest.raises(DataError) as caught:
+        volume_paths(path)
+    assert str(caught.value).startswith(f"{path}: found {found}; expected a tree of patients")
+    assert action in str(caught.value)
+
+
 def test_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr("lggseg.serve.serve", lambda *arguments: calls.append(arguments))
@@ -144,6 +181,17 @@ def test_help_is_quick_to_import() -> None:
 def test_the_profiles_are_ordered() -> None:
     epochs = [profile(name).epochs for name in ("smoke", "demo", "full")]
     assert epochs == sorted(epochs)
+
+
+def test_an_interrupt_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lggseg.download.download", interrupt)
+    assert cli.main(["download", "data"]) == 130
+    assert capsys.readouterr().err == "lggseg: interrupted\n"
 
 
 def test_notebooks_of_an_absent_tree(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from PIL import Image
 
 from lggseg import data, paths
 from lggseg.data import DataError, load_cohort, read_volume
@@ -179,6 +180,11 @@ def test_truncated_file(tree: Path) -> None:
     assert str(first(tree)) in message and "Download or copy the file again" in message
 
 
+def test_a_compressed_tiff(tree: Path) -> None:
+    Image.fromarray(np.zeros((256, 256, 3), np.uint8)).save(first(tree), compression="tiff_lzw")
+    assert "save it uncompressed" in load_error(tree)
+
+
 def test_not_a_tiff(tree: Path) -> None:
     first(tree).write_bytes(b"GIF89a, surely not a TIFF")
     message = load_error(tree)
@@ -216,6 +222,19 @@ def test_wrong_mask_values(tree: Path) -> None:
 def test_wrong_mask_size(tree: Path) -> None:
     tifffile.imwrite(first(tree, mask=True), np.zeros((64, 64), np.uint8))
     assert "found uint8 of shape (64, 64)" in load_error(tree)
+
+
+def test_only_cohorts_count_as_cached(tree: Path) -> None:
+    load_cohort(tree, progress=False)
+    (cache_root() / "photos").mkdir()
+    found = data.cached_cohorts()
+    assert found and all((folder / "pixels.npy").is_file() for folder in found)
+
+
+def test_slices_that_count_from_0(tree: Path) -> None:
+    for mask in (False, True):
+        first(tree, 4, mask=mask).rename(first(tree, 0, mask=mask))
+    assert "found a slice 0; expected slice numbers 1, 2, 3" in load_error(tree)
 
 
 def test_gap_in_slice_numbers(tree: Path) -> None:

@@ -39,6 +39,22 @@ def test_empty_or_absent_root_says_what_to_do(tmp_path: Path, make: bool) -> Non
         paths.find_tree(root)
 
 
+def test_the_archive_itself_is_to_be_unpacked(tmp_path: Path) -> None:
+    archive = tmp_path / "archive.zip"
+    archive.touch()
+    with pytest.raises(DataError, match=r"archive.zip: found a file; .*Unpack"):
+        paths.find_tree(archive)
+
+
+def test_what_lies_in_a_folder_is_counted_by_ending(tmp_path: Path) -> None:
+    (tmp_path / "anna").mkdir()
+    for name in ("anna/t1.nii.gz", "anna/flair.nii.gz", "IM0001", ".hidden.tif", "A.1.dcm"):
+        (tmp_path / name).touch()
+    assert paths.contents(tmp_path) == (
+        "no patient's folder, but 2 files .nii.gz, 1 file .dcm, 1 file without an ending"
+    )
+
+
 def test_replace_file_leaves_nothing_half_written(tmp_path: Path) -> None:
     target = tmp_path / "table.csv"
     target.write_text("before")

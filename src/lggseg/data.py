@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Collection, Sequence
@@ -37,6 +38,7 @@ from lggseg.paths import (
 from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
 _CACHE_VERSION = 3
+_CACHE_NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{24}")
 
 __all__ = ["CHANNELS", "FLAIR", "SIZE", "Cohort", "DataError", "load_cohort", "read_volume"]
 
@@ -183,7 +185,8 @@ def _check_numbers(folder: Path, numbers: Sequence[int]) -> None:
         expected = f"slices named {folder.name}_1.tif, {folder.name}_2.tif, …"
         raise DataError(folder, "no slice", expected, "Give the folder of one patient.")
     if missing:
-        found = f"slices up to {numbers[-1]} but no slice {missing[0]}"
+        gap = f"slices up to {numbers[-1]} but no slice {missing[0]}"
+        found = gap if numbers[0] else "a slice 0"
         action = "Restore the missing file, or number the slices anew."
         raise DataError(folder, found, "slice numbers 1, 2, 3, … without a gap", action)
 
@@ -205,7 +208,7 @@ def _require_masks(masks: Sequence[Path]) -> None:
         raise DataError(missing[0], "no such file", "a mask beside each slice", action)
 
 
-_COPY_AGAIN = "Download or copy the file again."
+_COPY_AGAIN = "Download or copy the file again; if it is compressed, save it uncompressed."
 
 
 def _read_tiff(path: Path) -> np.ndarray:
@@ -249,7 +252,8 @@ def _read_pages(path: Path) -> np.ndarray:
     volume = volume[None] if volume.shape == (SIZE, SIZE, 3) else volume
     if volume.dtype != np.uint8 or volume.ndim != 4 or volume.shape[1:] != (SIZE, SIZE, 3):
         expected = f"uint8 of shape (slices, {SIZE}, {SIZE}, 3)"
-        action = "Write one RGB page a slice: pre-contrast, FLAIR, post-contrast."
+        action = "Write one RGB page a slice: pre-contrast, FLAIR, post-contrast. "
+        action += "Or give the scans as NIfTI, which may have any size and depth."
         raise DataError(path, _describe(volume), expected, action)
     return volume
 
@@ -281,6 +285,12 @@ def _patients_table(slices: pd.DataFrame) -> pd.DataFrame:
     codes = [match["institution"] if match else "unknown" for match in matches]
     table.insert(0, "institution", codes)
     return table
+
+
+def cached_cohorts() -> list[Path]:
+    """The folders of :func:`lggseg.paths.cache_root` that hold a cohort, whichever tree it is of;
+    what else lies there is not ours."""
+    return sorted(path for path in cache_root().glob("*") if _CACHE_NAME.fullmatch(path.name))
 
 
 def _cache_folder(tree: Path, folders: Sequence[Path]) -> Path:

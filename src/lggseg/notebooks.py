@@ -60,8 +60,10 @@ def execute(notebook: Path, target: Path, parameters: dict[str, str]) -> None:
 
 
 def _quiet_kernels() -> None:
-    """Keep two harmless warnings of the kernels out of the terminal."""
+    """Keep harmless warnings of the kernels out of the terminal and the notebooks."""
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    # MONAI and Optuna import tqdm, which misses ipywidgets, before a notebook imports lggseg.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     warnings.filterwarnings("ignore", module="zmq|papermill")
     if "IPYTHONDIR" not in os.environ:
         folder = Path(tempfile.mkdtemp(prefix="lggseg-ipython-"))

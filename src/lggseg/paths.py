@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -193,14 +194,43 @@ def find_tree(root: Path | str) -> Path:
     the shallowest is taken) or be one patient's folder. Raises ``DataError``.
     """
     root = Path(root)
+    if root.is_file():
+        action = "Unpack Kaggle's archive and give its folder kaggle_3m."
+        raise DataError(root, "a file", "the folder kaggle_3m", action)
     if not root.is_dir():
         raise DataError(root, "no such folder", "the Kaggle tree kaggle_3m", _GET)
+    tree = tree_below(root)
+    if tree is None:
+        raise DataError(root, contents(root), "folders like TCGA_CS_4941_19960909", _GET)
+    return tree
+
+
+def tree_below(root: Path) -> Path | None:
+    """What :func:`find_tree` finds in an existing folder, or ``None``."""
     if is_patient(root):
         return root.absolute().parent
-    for folder in _levels(root, 3):
-        if any(is_patient(below) for below in _subfolders(folder)):
-            return folder
-    raise DataError(root, "no patient's folder in it", "folders like TCGA_CS_4941_19960909", _GET)
+    levels = _levels(root, 3)
+    return next((f for f in levels if any(map(is_patient, _subfolders(f)))), None)
+
+
+def contents(root: Path) -> str:
+    """What lies in a folder without patients, for a message: ``no patient's folder, but 3 files
+    .nii.gz``."""
+    files = (e.name for folder in _levels(root, 3) for e in os.scandir(folder) if e.is_file())
+    endings = Counter(ending(name) for name in files if name[0] != ".")
+    counts = [
+        f"{number} {'file' if number == 1 else 'files'} {kind}"
+        for kind, number in sorted(endings.items(), key=lambda item: (-item[1], item[0]))[:3]
+    ]
+    return f"no patient's folder, {'but ' + ', '.join(counts) if counts else 'and no file'}"
+
+
+def ending(name: str) -> str:
+    """``.nii.gz`` of ``flair.nii.gz``; ``without an ending`` where there is none."""
+    match = re.search(r"(\.nii)?\.[A-Za-z]\w*$", name)
+    return match[0] if match else "without an ending"
 
 
 _GET = "Give the path to kaggle_3m; `make data` downloads it, `lggseg phantom DEST` simulates one."
+# For scans that are neither TIFF nor NIfTI.
+CONVERT = "DICOM becomes NIfTI by dcm2niix; pictures (PNG, JPEG) must be saved as TIFF."

@@ -131,7 +131,9 @@ def make_cohort(
 def cohort_root(data: str | Path = "") -> Path:
     """The tree that a notebook's parameter ``DATA`` names, relative to the project; when it is
     empty the simulated cohort in ``build/phantom``, made if it is not there yet."""
-    return project_root() / data if str(data) else make_cohort(project_root() / "build/phantom")
+    if str(data):
+        return project_root() / Path(data).expanduser()
+    return make_cohort(project_root() / "build/phantom")
 
 
 def _is_cohort(root: Path, facts: dict[str, int]) -> bool:

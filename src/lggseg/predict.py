@@ -31,12 +31,15 @@ from lggseg.metrics import (
     reliability,
 )
 from lggseg.paths import (
+    CONVERT,
     DataError,
-    find_tree,
+    contents,
+    ending,
     is_patient,
     new_folder,
     patient_folders,
     replace_file,
+    tree_below,
     write_json,
     write_table,
 )
@@ -95,7 +98,7 @@ class Segmenter:
         for name in FILES:
             if not (folder / name).is_file():
                 expected = f"a model folder with {', '.join(FILES)}"
-                action = "Give the folder `model` of a finished run (lggseg train makes one)."
+                action = "Give the folder `model` of a run (notebook 03, `lggseg train`)."
                 raise DataError(folder / name, "no such file", expected, action)
         card = _read_card(folder / "config.json")
         config = Config(**card["config"])
@@ -227,9 +230,30 @@ def predict_nifti(
 def volume_paths(data: Path) -> list[Path]:
     """The patients of a tree, or the one patient whose folder or TIFF ``data`` is. Raises
     ``DataError``."""
-    if data.is_file() or (data.is_dir() and is_patient(data)):
+    if not data.exists():
+        raise DataError(data, "no such file or folder", _PATIENTS, "Check the path.")
+    if data.is_file() and data.suffix.lower() not in (".tif", ".tiff"):
+        raise _no_patient(data, f"a file {ending(data.name)}")
+    if data.is_file() or is_patient(data):
         return [data]
-    return patient_folders(find_tree(data))
+    tree = tree_below(data)
+    if tree is None:
+        raise _no_patient(data, contents(data))
+    return patient_folders(tree)
+
+
+def _no_patient(data: Path, found: str) -> DataError:
+    """What to do depends on the endings that ``found`` names."""
+    kind = next((kind for kind in _ACTIONS if kind in found.lower()), "")
+    return DataError(data, found, _PATIENTS, _ACTIONS.get(kind, CONVERT))
+
+
+_PATIENTS = "a tree of patients, a folder NAME of slices NAME_1.tif, …, or a multi-page TIFF"
+_ACTIONS = {
+    ".nii": "Name the FLAIR file itself to `lggseg predict`, the others by --pre and --post; or "
+    "drop all of them on the page of `lggseg view`.",
+    ".tif": "Name the slices like their folder, or give one multi-page TIFF at a time.",
+}
 
 
 def _describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any]:

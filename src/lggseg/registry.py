@@ -77,7 +77,7 @@ def resolve(name: str) -> Path:
     if not version or not (folder / version).is_dir():
         known = [*(f"v{number}" for number in _versions(folder)), *aliases]
         expected = f"one of {known}" if known else "a registered model"
-        action = "Register one with lggseg.registry.register, or ask for one that is there."
+        action = "Run notebook 07, which registers one, or ask for one that is there."
         raise DataError(folder, f"no {wanted or LATEST!r}", expected, action)
     return folder / version
 
