@@ -92,7 +92,7 @@ def load_cohort(root: Path | str, *, progress: bool = True) -> Cohort:
     >>> from lggseg.phantom import make_cohort
     >>> cohort = load_cohort(make_cohort("data", patients=4, progress=False), progress=False)
     >>> cohort.patients["institution"].tolist()
-    ['CS', 'DU', 'DU', 'HT']
+    ['CS', 'DU', 'FG', 'HT']
     >>> cohort.image(cohort.patients.index[0]).shape[1:]
     (256, 256, 3)
     """
