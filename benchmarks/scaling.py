@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -34,7 +33,6 @@ import numpy as np
 import pandas as pd
 import tifffile
 from scipy.stats import linregress
-from throughput import machine
 
 from lggseg.cloud.cost import Plan, estimate_cost, prices
 from lggseg.data import SIZE, Cohort, load_cohort, read_volume
@@ -43,7 +41,7 @@ from lggseg.phantom import make_cohort
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 SOURCES = 10  # simulated patients that all others are made of
-SLICES = 8  # of each patient here
+SLICES = 4  # of each patient here
 STEPS = 40  # of a training; the first few are not counted
 PRECISION = "bf16-mixed"  # a fixed one, since ``auto`` might choose differently by size
 
@@ -65,30 +63,31 @@ ASSUMED: dict[str, Any] = {
 
 def make_tree(base: Path, root: Path, patients: int) -> Path:
     """A tree of so many patients in Kaggle's layout, all slices different files."""
-    folders = patient_folders(base)
-    rows = []
+    sources = [(folder.name[:7], *_few_slices(folder)) for folder in patient_folders(base)]
+    names = []
     for number in range(patients):
-        source = folders[number % len(folders)]
-        name = f"{source.name[:7]}_{number:04d}_20000101"
-        _write_patient(source, root / name, number)
-        rows.append(name.rsplit("_", 1)[0])
-    pd.DataFrame({"Patient": rows, "gender": 1}).to_csv(root / "data.csv", index=False)
+        start, images, masks = sources[number % len(sources)]
+        names.append(f"{start}_{number:04d}")
+        _write_patient(root / f"{names[-1]}_20000101", images, masks, number)
+    pd.DataFrame({"Patient": names, "gender": 1}).to_csv(root / "data.csv", index=False)
     (root / "simulated.json").write_text("{}\n")
     return root
 
 
-def _write_patient(source: Path, folder: Path, number: int) -> None:
-    volume, masks = read_volume(source)
+def _few_slices(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    volume, masks = read_volume(folder)
     assert masks is not None
-    folder.mkdir(parents=True)
     places = np.linspace(0, len(volume) - 1, SLICES).round().astype(int)
-    for at, place in enumerate(places, start=1):
-        image = volume[place].copy()
+    return volume[places], masks[places].astype(np.uint8) * 255
+
+
+def _write_patient(folder: Path, images: np.ndarray, masks: np.ndarray, number: int) -> None:
+    folder.mkdir(parents=True)
+    for at, (image, mask) in enumerate(zip(images, masks, strict=True), start=1):
         if image.any():  # a blank slice stays blank
             image[0, 0] = (number // 256, number % 256, 1)
         path = folder / f"{folder.name}_{at}.tif"
         tifffile.imwrite(path, image, photometric="rgb", metadata=None)
-        mask = masks[place].astype(np.uint8) * 255
         tifffile.imwrite(path.with_name(f"{path.stem}_mask.tif"), mask, metadata=None)
 
 
@@ -117,7 +116,7 @@ def measured() -> Iterator[dict[str, Any]]:
         found["seconds"] = time.perf_counter() - start
         done.set()
         watcher.join()
-        found["own_mib"] = max(peak[0], own_mib()) - before
+        found["own_mib"] = max(max(peak[0], own_mib()) - before, 1 / 256)  # a page
 
 
 def size_of(folder: Path) -> int:
@@ -325,6 +324,9 @@ STAGES: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
+ALL = ["tables", *STAGES]
+
+
 def in_own_process(stage: str, place: Path | int) -> dict[str, Any]:
     """What a stage measured in a fresh process."""
     command = [sys.executable, __file__, str(place), "--stage", stage]
@@ -336,21 +338,22 @@ def in_own_process(stage: str, place: Path | int) -> dict[str, Any]:
 
 def measure(
     sizes: Sequence[int], table_sizes: Sequence[int], stages: Sequence[str]
-) -> dict[str, list[dict[str, Any]]]:
-    """A row per size, by stage."""
+) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """A row per size, by stage; again after each size, since the largest takes longest."""
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in stages}
+    for patients in table_sizes:
+        rows["tables"].append({"patients": patients, **in_own_process("tables", patients)})
     with tempfile.TemporaryDirectory(prefix="scaling-") as work:
-        base = make_cohort(Path(work) / "base", patients=SOURCES, progress=False)
+        base = make_cohort(Path(work), patients=SOURCES, progress=False) if sizes else Path()
         for patients in sizes:
             os.environ["LGGSEG_CACHE"] = f"{work}/cache"
-            tree = make_tree(base, Path(work) / "kaggle_3m", patients)
+            tree = make_tree(base, Path(work) / "tree", patients)
             for name in filter(stages.__contains__, STAGES):
                 rows[name].append({"patients": patients, **in_own_process(name, tree)})
             shutil.rmtree(tree)
             shutil.rmtree(f"{work}/cache")
-    for patients in table_sizes:
-        rows["tables"].append({"patients": patients, **in_own_process("tables", patients)})
-    return rows
+            yield rows
+    yield rows
 
 
 def slopes(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -361,13 +364,11 @@ def slopes(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     found = {}
     for key in rows[0].keys() - {"patients"}:
         values = np.array([row[key] for row in rows], dtype=float)
-        if len(rows) < 2 or not (values > 0).all():
-            continue
         logs = np.log(patients), np.log(values)
         fit = linregress(*logs)
         found[key] = {
             "slope": float(fit.slope),
-            "error": float(fit.stderr) if len(rows) > 2 else math.nan,
+            "error": float(fit.stderr),
             "last": float(np.diff(logs[1])[-1] / np.diff(logs[0])[-1]),
             "a_patient": float(linregress(patients, values).slope),
         }
@@ -424,6 +425,19 @@ def limits(row: dict[str, Any]) -> dict[str, float]:
     return {name: float(f"{share * row['volumes']:.2g}") for name, share in room.items()}
 
 
+def summarised(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The results file: rows, slopes, and what they mean for more patients."""
+    from throughput import machine  # brings torch, which not every stage has
+
+    growth = {name: slopes(found) for name, found in rows.items() if len(found) > 1}
+    results = {"machine": machine(), "slices": SLICES, "measured": rows, "slopes": growth}
+    if growth.keys() == set(ALL):
+        reckoned = reckon(growth, rows["train"][-1]["step_seconds"])
+        results |= {"assumed": ASSUMED, "reckoned": reckoned, "limits": limits(reckoned[-1])}
+        results["prices"] = {name: prices()[name] for name in ("date", "region")}
+    return results
+
+
 def show(growth: dict[str, dict[str, dict[str, float]]]) -> None:
     """Print the slopes as a table."""
     rows = [
@@ -440,7 +454,7 @@ def main() -> None:
     parser.add_argument("place", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--sizes", type=int, nargs="*", default=[10, 30, 100, 300, 1000])
     parser.add_argument("--table-sizes", type=int, nargs="*", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--stages", nargs="+", choices=[*STAGES, "tables"])
+    parser.add_argument("--stages", nargs="+", choices=ALL)
     parser.add_argument("--out", type=Path, default=Path("report/results/scaling.json"))
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -448,15 +462,9 @@ def main() -> None:
         call = tables if options.stage == "tables" else STAGES[options.stage]
         print(json.dumps(call(options.place)))
         return
-    rows = measure(options.sizes, options.table_sizes, options.stages or [*STAGES, "tables"])
-    growth = {name: slopes(found) for name, found in rows.items() if found}
-    results = {"machine": machine(), "slices": SLICES, "measured": rows, "slopes": growth}
-    if not options.stages:  # all that this needs was measured
-        reckoned = reckon(growth, rows["train"][-1]["step_seconds"])
-        results |= {"assumed": ASSUMED, "reckoned": reckoned, "limits": limits(reckoned[-1])}
-        results["prices"] = {"date": prices()["date"], "region": prices()["region"]}
-    write_json(results, options.out)
-    show(growth)
+    for rows in measure(options.sizes, options.table_sizes, options.stages or ALL):
+        write_json(summarised(rows), options.out)
+    show(json.loads(options.out.read_text())["slopes"])
 
 
 if __name__ == "__main__":
