@@ -60,9 +60,30 @@ def test_slices_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert mask is None
 
 
+def test_rows_follow_each_other_in_the_order_of_the_patients() -> None:
+    patients = pd.DataFrame({"slices": [3, 1, 2]}, index=["a", "b", "c"])
+    nothing = np.zeros((6, 1))
+    made = data.Cohort(Path("x"), nothing, nothing, pd.DataFrame(), patients, "", True)
+    assert [made.rows(name) for name in "abc"] == [slice(0, 3), slice(3, 4), slice(4, 6)]
+    with pytest.raises(KeyError, match="d"):
+        made.rows("d")
+
+
+def test_more_slices_than_wait_at_once_keep_their_order(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = load_cohort(tree, progress=False)
+    monkeypatch.setattr(data, "_BLOCK", 5)
+    monkeypatch.setenv("LGGSEG_CACHE", str(tree.parent / "cache"))
+    in_blocks = load_cohort(tree, progress=False)
+    assert np.array_equal(in_blocks.images, at_once.images)
+    assert in_blocks.fingerprint == at_once.fingerprint
+
+
 def test_second_start_reads_the_cache_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load_cohort(tree, progress=False)
     monkeypatch.setattr(data, "_read_tiff", lambda path: pytest.fail("read a slice again"))
+    monkeypatch.setattr(data, "_slice_files", lambda path: pytest.fail("checked names again"))
     after = load_cohort(tree, progress=False)
     assert np.array_equal(before.images, after.images)
     assert before.fingerprint == after.fingerprint

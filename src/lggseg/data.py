@@ -17,6 +17,8 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,8 @@ from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
 _CACHE_VERSION = 3
 _CACHE_NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{24}")
+# Slices that wait for a thread at once.
+_BLOCK = 1024
 
 __all__ = ["CHANNELS", "FLAIR", "SIZE", "Cohort", "DataError", "load_cohort", "read_volume"]
 
@@ -70,10 +74,14 @@ class Cohort:
 
     def rows(self, patient: str) -> slice:
         """The rows of ``images``, ``masks`` and ``slices`` that belong to a patient."""
+        return self._rows[patient]
+
+    @cached_property
+    def _rows(self) -> dict[str, slice]:
         counts = self.patients["slices"]
-        position = counts.index.get_loc(patient)
-        start = int(counts.iloc[:position].sum())
-        return slice(start, start + int(counts[patient]))
+        ends = counts.cumsum().tolist()
+        starts = [0, *ends[:-1]]
+        return dict(zip(counts.index, map(slice, starts, ends), strict=True))
 
     def image(self, patient: str) -> np.ndarray:
         """The volume of a patient: uint8 ``(slices, 256, 256, 3)``."""
@@ -98,11 +106,10 @@ def load_cohort(root: Path | str, *, progress: bool = True) -> Cohort:
     """
     tree = find_tree(root)
     folders = patient_folders(tree)
-    files = {folder: _slice_files(folder) for folder in folders}
     clinical = _read_clinical(tree / "data.csv", [folder.name for folder in folders])
     cache = _cache_folder(tree, folders)
-    if not _is_whole(cache):
-        _build_cache(cache, files, progress)
+    if not _is_whole(cache):  # one that is whole was made of the very same names, checked then
+        _build_cache(cache, {folder: _slice_files(folder) for folder in folders}, progress)
     slices = pd.read_csv(cache / "slices.csv", dtype={"patient": str, "digest": str})
     fingerprint = json.loads((cache / "meta.json").read_text())["fingerprint"]
     patients = _patients_table(slices).join(clinical)
@@ -394,6 +401,8 @@ def _write_pixels(
         digests = [hashlib.blake2b(part.data, digest_size=16).hexdigest() for part in (image, mask)]
         return int(np.count_nonzero(mask)), int(image.max()) <= BLANK, digests[0], digests[1]
 
+    # ``map`` makes a future of every row at once, so it gets some rows at a time.
+    blocks = (range(len(paths))[first : first + _BLOCK] for first in range(0, len(paths), _BLOCK))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = pool.map(write, range(len(paths)))
+        rows = chain.from_iterable(pool.map(write, block) for block in blocks)
         return list(tqdm(rows, "read slices", len(paths), unit="slice", disable=not progress))

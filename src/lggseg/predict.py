@@ -185,14 +185,21 @@ def predict_folder(
     out = Path(out)
     new_folder(out)
     rows: list[dict[str, Any]] = []
-    for path in tqdm(
-        volume_paths(Path(data)), desc="predict", unit="patient", disable=not progress
-    ):
-        volume, truth = read_volume(path)
-        prediction = segmenter.predict(volume)
-        _write_mask(prediction.mask, out / f"{path.stem}_mask.tif")
-        rows.append({"patient": path.stem, **_describe(prediction, truth)})
-        write_table(pd.DataFrame(rows), out / "predictions.csv")
+    due = 1.0
+    try:
+        for path in tqdm(
+            volume_paths(Path(data)), desc="predict", unit="patient", disable=not progress
+        ):
+            volume, truth = read_volume(path)
+            prediction = segmenter.predict(volume)
+            _write_mask(prediction.mask, out / f"{path.stem}_mask.tif")
+            rows.append({"patient": path.stem, **_describe(prediction, truth)})
+            if len(rows) >= due:  # a tenth more: after each, a long table would take the time
+                write_table(pd.DataFrame(rows), out / "predictions.csv")
+                due = 1.1 * len(rows)
+    finally:
+        if rows:
+            write_table(pd.DataFrame(rows), out / "predictions.csv")
     return pd.DataFrame(rows)
 
 
