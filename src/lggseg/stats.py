@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -39,10 +39,10 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     if len(sample) < 3 or np.ptp(sample) == 0:
         return float(sample.min()), float(sample.max())
-    methods = ("percentile",) if len(sample) >= MANY else ("BCa", "percentile")
+    methods: list[Literal["BCa", "percentile"]] = ["BCa", "percentile"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a degenerate BCa warns and gives NaN; handled below
-        for method in methods:
+        for method in methods[len(sample) >= MANY :]:
             low, high = stats.bootstrap(
                 (sample,),
                 statistic,
