@@ -104,3 +104,8 @@ def test_sagemaker_gets_the_same_space_as_strings_that_parse_back() -> None:
         space = configuration.SEARCH_SPACE[entry["Name"]]
         parsed = [Config.from_strings({entry["Name"]: text}) for text in entry["Values"]]
         assert tuple(getattr(config, entry["Name"]) for config in parsed) == space.values
+
+
+def test_a_space_reads_well() -> None:
+    assert str(configuration.Range(5e-4, 0.02, log=True)) == "0.0005 to 0.02, logarithmic"
+    assert str(configuration.Choice(("a", "b"))) == "a, b"

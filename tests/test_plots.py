@@ -107,6 +107,13 @@ def test_every_table_says_when_it_is_simulated(cohort: Cohort, simulated: bool) 
     assert ("Patients (simulated)" in html) == simulated
 
 
+def test_whole_numbers_have_no_decimals(cohort: Cohort) -> None:
+    frame = pd.DataFrame({"unet": {"parameters": 1642852, "dice": 0.5}, "other": {"dice": 1}}).T
+    html = plots.table(cohort, frame, "Costs").to_html()
+    for text in ("1,642,852", "0.500", "–"):
+        assert f">{text}<" in html
+
+
 def test_the_mask_is_brightest_in_flair(cohort: Cohort) -> None:
     contrast = explore.contrast_in_mask(cohort)
     assert list(contrast) == list(CHANNELS)

@@ -160,6 +160,9 @@ class Range:
     high: float
     log: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}{', logarithmic' if self.log else ''}"
+
     def __contains__(self, value: Any) -> bool:
         return self.low <= value <= self.high
 
@@ -169,6 +172,9 @@ class Choice:
     """Values of a knob to choose from."""
 
     values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(str(value) for value in self.values)
 
     def __contains__(self, value: Any) -> bool:
         return value in self.values

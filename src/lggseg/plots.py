@@ -61,11 +61,16 @@ def _figure(
 
 
 def table(cohort: Cohort, frame: pd.DataFrame, caption: str) -> Styler:
-    """A table with a caption that names a simulated cohort."""
+    """A table with a caption that names a simulated cohort; columns of whole numbers have no
+    decimals, even where pandas made floats of them."""
     mark = " (simulated)" if cohort.simulated else ""
     # A fixed name instead of a random one: the same notebook gives the same output twice.
     name = "".join(letter for letter in caption.lower() if letter.isalnum())
-    return frame.style.format(precision=3).set_caption(caption + mark).set_uuid(name)
+    numbers = frame.infer_objects().select_dtypes("number")
+    whole = [column for column in numbers if not (numbers[column].dropna() % 1).any()]
+    style = frame.style.format(precision=3, thousands=",", na_rep="–")
+    style = style.format("{:,.0f}", subset=whole, na_rep="–")
+    return style.set_caption(caption + mark).set_uuid(name)
 
 
 def _picture(axes: Axes, image: np.ndarray, title: str = "") -> None:
