@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from fastapi.testclient import TestClient
 
-from lggseg import cli, download
+from lggseg import cli, download, serve, view
 from lggseg.config import profile
+from lggseg.paths import DataError
+from lggseg.predict import volume_paths
 
 KNOBS = ["--profile", "smoke", "--epochs", "1", "--width", "4", "--precision", "32-true"]
 
@@ -68,6 +72,80 @@ def test_predict(model: Path, shared_tree: Path, tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 8
 
 
+def listing(folder: Path) -> list[tuple[str, int, int]]:
+    files = sorted(path for path in folder.rglob("*"))
+    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+
+
+def test_commands_take_any_path_write_nothing_into_the_data_and_ask_no_network(
+    shared_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the network"))
+    place = tmp_path / """Zoë's "scans" 50% #1 – 日本"""
+    monkeypatch.setenv("LGGSEG_CACHE", str(place / "cache of hers"))
+    shutil.copytree(shared_tree, place / "data's" / "kaggle_3m")
+    data, split, run = place / "data's", place / "split ü.csv", place / "run's"
+    before = listing(data)
+    trained = ["--data", str(data), "--split", str(split), *KNOBS]
+    model = str(run / "model")
+    commands: list[list[str]] = [
+        ["split", str(data), "--out", str(split)],
+        ["train", *trained, "--run", str(run)],
+        ["train", *trained, "--run", str(run), "--resume"],
+        ["tune", *trained, "--run", str(place / "search é"), "--trials", "1"],
+        ["evaluate", model, str(data), "--split", str(split), "--out", str(place / "evaluated ä")],
+        ["predict", model, str(data), str(place / "masks ö")],
+        ["export", model, "--monai-bundle", str(place / "bundle's")],
+        ["phantom", str(place / "simulated ß"), "--patients", "1"],
+    ]
+    for command in commands:
+        assert cli.main(command) == 0, command
+    assert listing(data) == before
+    assert len(pd.read_csv(place / "masks ö" / "predictions.csv")) == 8
+    assert (place / "search é" / "best.json").exists()
+    assert next((place / "cache of hers").glob("*/pixels.npy"))
+    page = TestClient(view.build_app(run / "model", data, "127.0.0.1"), "http://127.0.0.1")
+    patient = page.get("/api/patients").json()["patients"][0]
+    assert page.get(f"/api/cases/{patient}").status_code == 200
+    endpoint = TestClient(serve.build_app(run / "model", serve.Limits()))
+    assert endpoint.get("/ping").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "found", "action"),
+    [
+        ([], "data", "no patient's folder, and no file", "DICOM becomes NIfTI"),
+        ([], "data/absent", "no such file or folder", "Check the path"),
+        (["flair.nii.gz"], "data", "no patient's folder, but 1 file .nii.gz", "--pre and --post"),
+        (["flair.nii"], "data/flair.nii", "a file .nii", "page of `lggseg view`"),
+        (
+            ["1.png", "2.png"],
+            "data",
+            "no patient's folder, but 2 files .png",
+            "must be saved as TIFF",
+        ),
+        (["scan.dcm"], "data/scan.dcm", "a file .dcm", "dcm2niix"),
+        (
+            ["slice_1.tif"],
+            "data",
+            "no patient's folder, but 1 file .tif",
+            "Name the slices like their folder",
+        ),
+    ],
+)
+def test_what_is_no_patient_is_named_with_what_to_do(
+    files: list[str], data: str, found: str, action: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    for name in files:
+        (tmp_path / "data" / name).touch()
+    path = tmp_path / data
+    with pytest.raises(DataError) as caught:
+        volume_paths(path)
+    assert str(caught.value).startswith(f"{path}: found {found}; expected a tree of patients")
+    assert action in str(caught.value)
+
+
 def test_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr("lggseg.serve.serve", lambda *arguments: calls.append(arguments))
@@ -103,6 +181,17 @@ def test_help_is_quick_to_import() -> None:
 def test_the_profiles_are_ordered() -> None:
     epochs = [profile(name).epochs for name in ("smoke", "demo", "full")]
     assert epochs == sorted(epochs)
+
+
+def test_an_interrupt_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lggseg.download.download", interrupt)
+    assert cli.main(["download", "data"]) == 130
+    assert capsys.readouterr().err == "lggseg: interrupted\n"
 
 
 def test_notebooks_of_an_absent_tree(capsys: pytest.CaptureFixture[str]) -> None:

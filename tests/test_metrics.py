@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +162,11 @@ def test_expected_dice_of_nothing() -> None:
     nothing = np.zeros((1, 4, 4))
     assert metrics.expected_dice(nothing, nothing > 0) == 1.0
     assert metrics.expected_dice(nothing + 0.2, nothing > 0) == 0.0
+
+
+def test_no_warning_of_a_library_reaches_the_reader() -> None:
+    code = "import numpy as np; from lggseg.metrics import patient_metrics; "
+    code += "mask = np.indices((9, 9, 9)).sum(axis=0) < 9; patient_metrics(mask, mask)"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Warning" not in result.stderr

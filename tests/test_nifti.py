@@ -236,11 +236,12 @@ def without_orientation() -> nib.Nifti1Image:
         (nib.Nifti1Image(np.zeros((9, 9), np.float32), np.eye(4)), "(9, 9)"),
         (flat(0), "hardly any voxel that is not 0"),
         (flat(np.nan), "hardly any voxel"),
+        (nib.Nifti1Image(np.eye(9)[None].astype(np.uint8), np.eye(4)), "as a mask has"),
         (nib.Nifti1Image(np.zeros((9, 9, 9), np.complex64), np.eye(4)), "complex64 voxels"),
         (nib.Nifti1Image(np.eye(9)[None], np.diag([0.001, 0.002, 5, 1])), "0.001 × 0.002 × 5 mm"),
         (without_orientation(), "no orientation in the header"),
     ],
-    ids=["4-D", "2-D", "empty", "all NaN", "complex", "metres", "no orientation"],
+    ids=["4-D", "2-D", "empty", "all NaN", "mask", "complex", "metres", "no orientation"],
 )
 def test_what_is_no_scan_is_refused(image: nib.Nifti1Image, found: str, tmp_path: Path) -> None:
     path = saved(image, tmp_path / "flair.nii.gz")
@@ -326,5 +327,5 @@ def test_sequences_go_with_nifti_alone(
     arguments = ["predict", str(MODEL), str(shared_tree), str(tmp_path / "out")]
     assert cli.main([*arguments, "--pre", str(flair)]) == 1
     error = capsys.readouterr().err
-    assert f"{shared_tree}: found no readable NIfTI" in error and "Traceback" not in error
+    assert f"{shared_tree}: found a folder; expected a .nii" in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()

@@ -50,6 +50,13 @@ def test_every_notebook_is_in_the_readme() -> None:
         assert f"notebooks/{notebook.name}" in README
 
 
+def test_every_notebook_is_in_the_first_one() -> None:
+    start = (ROOT / "notebooks" / "00_start_here.ipynb").read_text()
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        number, *words = notebook.stem.split("_")
+        assert f"| {number} {' '.join(words)} |" in start
+
+
 def rows_with_results() -> Iterator[tuple[str, Path]]:
     """Each row of a table that names a results file, ``the same`` standing for the one before."""
     source = None

@@ -27,6 +27,7 @@ from lggseg.data import read_volume
 from lggseg.formats import ATTRIBUTES_HEADER, JSON, MAX_BYTES, NPY, PNG, TIFF, npy_bytes, read_tiff
 from lggseg.paths import patient_folders
 from lggseg.predict import Prediction, Segmenter
+from lggseg.serve import check_free
 from lggseg.volume import channel_statistics
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
@@ -557,3 +558,8 @@ def test_tiffs_are_read_as_tifffile_reads_them(volume: np.ndarray) -> None:
     for options in ({}, {"compression": "zlib", "predictor": 2}, {"rowsperstrip": 100}):
         body = tiff_bytes(volume, **options)
         assert np.array_equal(read_tiff(body, 6), tifffile.imread(BytesIO(body)))
+
+
+def test_a_port_in_use_is_named_with_what_to_do(port: int) -> None:
+    with pytest.raises(RuntimeError, match=rf"port {port}: found .*in use.*give another --port"):
+        check_free("127.0.0.1", port)

@@ -239,6 +239,11 @@ def mask_of(value: int) -> bytes:
     return file.getvalue()
 
 
+def test_what_to_do_with_a_picture() -> None:
+    with pytest.raises(Refused, match=r"found 'a.png'.*must be saved as TIFF"):
+        read({"a.png": b"\x89PNG"})
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_refused(slices: Files, name: str) -> None:
     status, make = BAD[name]

@@ -6,10 +6,10 @@ else it runs (``lggseg.monai_workflow``) travels with it.
 
 from __future__ import annotations
 
+import io
 import re
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import monai
@@ -21,7 +21,7 @@ import lggseg
 from lggseg import grid, monai_workflow, transforms, volume
 from lggseg.config import Config
 from lggseg.models import network_body
-from lggseg.paths import DataError, write_json
+from lggseg.paths import DataError, working_folder, write_json, writing
 from lggseg.predict import BATCH, Segmenter
 from lggseg.volume import CHANNELS, SIZE
 
@@ -86,16 +86,21 @@ def export_bundle(model: Path | str, out: Path | str) -> Path:
         raise DataError(out, "something that exists", "the name of a new folder", action)
     segmenter = Segmenter.load(model, "torch")
     config, card = segmenter.config, segmenter.card
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent) as beside:
-        root = Path(beside) / out.name
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write_bundle(model, config, card, out)
+    return out
+
+
+def _write_bundle(model: Path, config: Config, card: dict[str, Any], out: Path) -> None:
+    with working_folder(out.parent, ".exporting-") as beside:
+        root = beside / out.name
         write_json(inference(config), root / "configs" / "inference.json")
         write_json(metadata(config, card), root / "configs" / "metadata.json")
         _write_weights(model, root)
         _write_scripts(root / SCRIPTS)
         _write_docs(model, config, card, root)
         root.rename(out)
-    return out
 
 
 def inference(config: Config) -> dict[str, Any]:
@@ -271,7 +276,9 @@ def _tensor(config: Config, kind: str, channels: dict[str, str]) -> dict[str, An
 
 def _write_weights(model: Path, root: Path) -> None:
     (root / "models").mkdir()
-    torch.save(load_file(model / "weights.safetensors"), root / "models" / "model.pt")
+    content = io.BytesIO()  # torch's own writing does not say that a disk is full
+    torch.save(load_file(model / "weights.safetensors"), content)
+    (root / "models" / "model.pt").write_bytes(content.getbuffer())
 
 
 def _write_scripts(folder: Path) -> None:

@@ -52,11 +52,14 @@ def _train(options: argparse.Namespace) -> None:
 
 def train_from_options(options: argparse.Namespace) -> Path:
     """Train as the options of :func:`add_train_options` say; returns the run folder."""
+    from lggseg import distributed
     from lggseg.train import train
 
     cohort, split = _cohort_and_split(options)
     config = configuration.from_options(options)
     run = train(config, cohort, split, options.run, resume=options.resume)
+    if distributed.rank():
+        return run
     summary = json.loads((run / "model" / "config.json").read_text())["validation"]
     if summary:
         print(f"validation Dice per patient: {_interval(summary['dice'])}")
@@ -143,7 +146,8 @@ def _predict(options: argparse.Namespace) -> None:
     segmenter, out = Segmenter.load(options.model, options.engine), options.out
     if not (options.pre or options.post or is_nifti(options.data)):
         table = predict_folder(segmenter, options.data, out)
-        print(f"{len(table)} masks and predictions.csv in {out}")
+        masks = "1 mask" if len(table) == 1 else f"{len(table)} masks"
+        print(f"{masks} and predictions.csv in {out}")
         return
     table = predict_nifti(segmenter, options.data, out, pre=options.pre, post=options.post)
     row = table.iloc[0]
@@ -221,25 +225,32 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     configuration.add_options(parser)
 
 
+_DESCRIPTION = (
+    "Segment lower-grade glioma in brain MRI: data, training, masks, endpoint. "
+    "`lggseg COMMAND --help` lists the options of a command."
+)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="lggseg", description=__doc__)
+    parser = argparse.ArgumentParser(prog="lggseg", description=_DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("phantom", help="make a simulated cohort in Kaggle's layout")
-    command.add_argument("dest", type=Path)
-    command.add_argument("--patients", type=int, default=24)
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("dest", type=Path, help="folder to write kaggle_3m into")
+    command.add_argument("--patients", type=int, default=24, help="how many (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="another seed, others (%(default)s)")
     command.set_defaults(call=_phantom)
 
     command = commands.add_parser("download", help="fetch the real cohort from Kaggle")
-    command.add_argument("dest", type=Path)
+    command.add_argument("dest", type=Path, help="folder to write kaggle_3m into")
     command.set_defaults(call=_download)
 
     command = commands.add_parser("split", help="write a split by patient")
-    command.add_argument("data", type=Path)
-    command.add_argument("--out", type=Path, default=Path("runs/split.csv"))
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("data", type=Path, help="the Kaggle tree")
+    out = Path("runs/split.csv")
+    command.add_argument("--out", type=Path, default=out, help="table to write (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="another seed, another split")
     command.set_defaults(call=_split)
 
     command = commands.add_parser("train", help="train a network; writes a run folder")
@@ -270,10 +281,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "data", type=Path, help="a tree, one patient's folder, one TIFF, or FLAIR in NIfTI"
     )
-    command.add_argument("out", type=Path, help="folder for <patient>_mask, predictions.csv")
+    command.add_argument("out", type=Path, help="folder to write masks and predictions.csv into")
     command.add_argument("--pre", type=Path, help="pre-contrast T1 on the voxels of NIfTI data")
     command.add_argument("--post", type=Path, help="post-contrast T1 on the voxels of NIfTI data")
-    command.add_argument("--engine", choices=("onnx", "torch"), default="onnx")
+    engines, text = ("onnx", "torch"), "same mask; torch uses a GPU (%(default)s)"
+    command.add_argument("--engine", choices=engines, default="onnx", help=text)
     command.set_defaults(call=_predict)
 
     command = commands.add_parser("export", help="write a model as a MONAI bundle")
@@ -286,24 +298,29 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("serve", help="answer over HTTP: /ping, /invocations")
     command.add_argument("model", type=Path, help="model folder")
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
-    command.add_argument("--port", type=int, default=8080)
+    command.add_argument("--port", type=int, default=8080, help="(%(default)s)")
     command.set_defaults(call=_serve)
 
     command = commands.add_parser("view", help="look at patients and masks in the browser")
     command.add_argument("model", type=Path, help="model folder")
     command.add_argument(
-        "data", type=Path, nargs="?", help="a tree, one patient's folder, or one TIFF"
+        "data",
+        type=Path,
+        nargs="?",
+        help="a tree, one patient's folder, or one TIFF; without it drop files on the page",
     )
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for every machine around")
-    command.add_argument("--port", type=int, default=8081)
+    command.add_argument("--port", type=int, default=8081, help="(%(default)s)")
     command.set_defaults(call=_view)
 
     command = commands.add_parser("evaluate", help="compare a model with the patients' masks")
     command.add_argument("model", type=Path, help="model folder")
     command.add_argument("data", type=Path, help="the Kaggle tree")
     command.add_argument("--split", type=Path, help="only the patients of --role in this split.csv")
-    command.add_argument("--role", choices=("train", "validation", "test"), default="test")
-    command.add_argument("--out", type=Path, default=Path("runs/evaluation"))
+    roles = ("train", "validation", "test")
+    command.add_argument("--role", choices=roles, default="test", help="(%(default)s)")
+    out, text = Path("runs/evaluation"), "folder to write the scores into (%(default)s)"
+    command.add_argument("--out", type=Path, default=out, help=text)
     command.add_argument(
         "--record", action="store_true", help="keep the scores in the model's card"
     )
@@ -313,10 +330,14 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(call=_push)
 
     command = commands.add_parser("notebooks", help="execute all notebooks in order")
-    command.add_argument("--folder", type=Path, default=Path("notebooks"))
-    command.add_argument("--out", type=Path, default=Path("build/notebooks"))
+    folder, out = Path("notebooks"), Path("build/notebooks")
+    command.add_argument("--folder", type=Path, default=folder, help="of the notebooks")
+    text = "folder for the executed ones (%(default)s)"
+    command.add_argument("--out", type=Path, default=out, help=text)
     command.add_argument("--data", default="", help="the Kaggle tree (default: a simulated one)")
-    command.add_argument("--profile", choices=sorted(configuration.PROFILES), default="demo")
+    text = "seconds, minutes, or the real cohort: smoke, demo, full (%(default)s)"
+    names = sorted(configuration.PROFILES)
+    command.add_argument("--profile", choices=names, default="demo", help=text)
     command.set_defaults(call=_notebooks)
     return parser
 
@@ -325,10 +346,14 @@ def run(call: Callable[[], object]) -> int:
     """Call; a mistake of the user ends with its message alone, without a traceback."""
     try:
         call()
+        return 0
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"lggseg: {error}", file=sys.stderr)
-        return 1
-    return 0
+        code, message = 1, str(error)
+    except KeyboardInterrupt:
+        code, message = 130, "interrupted"
+    # Not before a progress bar, which goes with the error, has ended its line.
+    print(f"lggseg: {message}", file=sys.stderr)
+    return code
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from lggseg.paths import write_json
+
 
 def _knob(
     default: Any,
@@ -108,7 +110,7 @@ class Config:
 
     def save(self, path: Path) -> None:
         """Write the knobs as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_json(asdict(self), path)
 
     @classmethod
     def load(cls, path: Path) -> Config:

@@ -128,6 +128,9 @@ def volume_of(images: Mapping[str, nib.Nifti1Image]) -> tuple[np.ndarray, Scan]:
 
 def _open(path: Path) -> nib.Nifti1Image:
     """A file with its header checked; its voxels are read when they are asked for."""
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise DataError(path, found, "a .nii or .nii.gz file", "Name the file itself.")
     try:
         image = nib.load(path)
         if isinstance(image, nib.Nifti1Image) and image.ndim > 3:
@@ -208,12 +211,15 @@ def _values(image: nib.Nifti1Image) -> np.ndarray:
 
 def _grey(image: nib.Nifti1Image, grid: Grid) -> np.ndarray:
     """A sequence in the model's pixels and grey levels: uint8 ``(slices, 256, 256)``."""
-    values = _values(image)
+    values, path = _values(image), str(image.get_filename())
     try:
-        return grid.pixels(values)
+        grey = grid.pixels(values)
     except ValueError as error:
-        path = str(image.get_filename())
         raise DataError(path, str(error), "a head", _CONVERT) from error
+    if np.all((values == values.min()) | (values == values.max())):
+        action = "Name the scan instead of its mask."
+        raise DataError(path, "two grey levels, as a mask has", "a scan", action)
+    return grey
 
 
 _CONVERT = "Give a NIfTI file as dcm2niix makes it of a DICOM series."

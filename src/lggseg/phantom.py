@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +21,7 @@ from scipy import ndimage
 from tqdm.auto import tqdm
 
 from lggseg.data import SIZE, DataError
-from lggseg.paths import project_root
+from lggseg.paths import project_root, working_folder, writing
 
 VERSION = 2
 # Two processes need about 1 GiB together; more would not fit a small machine.
@@ -117,20 +116,24 @@ def make_cohort(
     facts = {"patients": patients, "seed": seed, "version": VERSION}
     if _is_cohort(root, facts):
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=".simulating-") as beside:
-        tree = Path(beside) / "kaggle_3m"
-        _write_tree(tree, facts, progress)
-        if root.exists():
-            root.rename(Path(beside) / "replaced")
-        tree.rename(root)
+    with writing(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with working_folder(root.parent, ".simulating-") as beside:
+            _write_tree(beside / "kaggle_3m", facts, progress)
+            # Another process may have made the same cohort meanwhile, and someone may read it.
+            if not _is_cohort(root, facts):
+                if root.exists():
+                    root.rename(beside / "replaced")
+                (beside / "kaggle_3m").rename(root)
     return root
 
 
 def cohort_root(data: str | Path = "") -> Path:
     """The tree that a notebook's parameter ``DATA`` names, relative to the project; when it is
     empty the simulated cohort in ``build/phantom``, made if it is not there yet."""
-    return project_root() / data if str(data) else make_cohort(project_root() / "build/phantom")
+    if str(data):
+        return project_root() / Path(data).expanduser()
+    return make_cohort(project_root() / "build/phantom")
 
 
 def _is_cohort(root: Path, facts: dict[str, int]) -> bool:

@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,11 +31,15 @@ from lggseg.metrics import (
     reliability,
 )
 from lggseg.paths import (
+    CONVERT,
     DataError,
-    find_tree,
+    contents,
+    ending,
     is_patient,
+    new_folder,
     patient_folders,
     replace_file,
+    tree_below,
     write_json,
     write_table,
 )
@@ -93,7 +98,7 @@ class Segmenter:
         for name in FILES:
             if not (folder / name).is_file():
                 expected = f"a model folder with {', '.join(FILES)}"
-                action = "Give the folder `model` of a finished run (lggseg train makes one)."
+                action = "Give the folder `model` of a run (notebook 03, `lggseg train`)."
                 raise DataError(folder / name, "no such file", expected, action)
         card = _read_card(folder / "config.json")
         config = Config(**card["config"])
@@ -178,16 +183,23 @@ def predict_folder(
     from lggseg.data import read_volume
 
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out)
     rows: list[dict[str, Any]] = []
-    for path in tqdm(
-        volume_paths(Path(data)), desc="predict", unit="patient", disable=not progress
-    ):
-        volume, truth = read_volume(path)
-        prediction = segmenter.predict(volume)
-        _write_mask(prediction.mask, out / f"{path.stem}_mask.tif")
-        rows.append({"patient": path.stem, **_describe(prediction, truth)})
-        write_table(pd.DataFrame(rows), out / "predictions.csv")
+    due = 1.0
+    try:
+        for path in tqdm(
+            volume_paths(Path(data)), desc="predict", unit="patient", disable=not progress
+        ):
+            volume, truth = read_volume(path)
+            prediction = segmenter.predict(volume)
+            _write_mask(prediction.mask, out / f"{path.stem}_mask.tif")
+            rows.append({"patient": path.stem, **_describe(prediction, truth)})
+            if len(rows) >= due:  # a tenth more: after each, a long table would take the time
+                write_table(pd.DataFrame(rows), out / "predictions.csv")
+                due = 1.1 * len(rows)
+    finally:
+        if rows:
+            write_table(pd.DataFrame(rows), out / "predictions.csv")
     return pd.DataFrame(rows)
 
 
@@ -225,9 +237,30 @@ def predict_nifti(
 def volume_paths(data: Path) -> list[Path]:
     """The patients of a tree, or the one patient whose folder or TIFF ``data`` is. Raises
     ``DataError``."""
-    if data.is_file() or (data.is_dir() and is_patient(data)):
+    if not data.exists():
+        raise DataError(data, "no such file or folder", _PATIENTS, "Check the path.")
+    if data.is_file() and data.suffix.lower() not in (".tif", ".tiff"):
+        raise _no_patient(data, f"a file {ending(data.name)}")
+    if data.is_file() or is_patient(data):
         return [data]
-    return patient_folders(find_tree(data))
+    tree = tree_below(data)
+    if tree is None:
+        raise _no_patient(data, contents(data))
+    return patient_folders(tree)
+
+
+def _no_patient(data: Path, found: str) -> DataError:
+    """What to do depends on the endings that ``found`` names."""
+    kind = next((kind for kind in _ACTIONS if kind in found.lower()), "")
+    return DataError(data, found, _PATIENTS, _ACTIONS.get(kind, CONVERT))
+
+
+_PATIENTS = "a tree of patients, a folder NAME of slices NAME_1.tif, …, or a multi-page TIFF"
+_ACTIONS = {
+    ".nii": "Name the FLAIR file itself to `lggseg predict`, the others by --pre and --post; or "
+    "drop all of them on the page of `lggseg view`.",
+    ".tif": "Name the slices like their folder, or give one multi-page TIFF at a time.",
+}
 
 
 def _describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any]:
@@ -356,13 +389,14 @@ def inference_graph(network: torch.nn.Module, config: Config) -> torch.nn.Module
 
 def export_model(network: torch.nn.Module, config: Config, folder: Path) -> None:
     """Write the weights and the graph of a model folder; :func:`write_card` completes it."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     network = network.cpu().eval()
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    replace_file(folder / "weights.safetensors", lambda path: save_file(weights, path))
-    replace_file(folder / "model.onnx", lambda path: _export_onnx(network, config, path))
+    # Written by Python, whose errors say that a disk is full.
+    parts = {"weights.safetensors": save(weights), "model.onnx": _onnx(network, config)}
+    for name, content in parts.items():
+        replace_file(folder / name, partial(Path.write_bytes, data=content))
 
 
 def write_card(config: Config, card: dict[str, Any], folder: Path) -> None:
@@ -377,7 +411,7 @@ def amend_card(folder: Path, facts: dict[str, Any]) -> None:
     write_json({**json.loads(path.read_text()), **facts}, path)
 
 
-def _export_onnx(network: torch.nn.Module, config: Config, path: Path) -> None:
+def _onnx(network: torch.nn.Module, config: Config) -> bytes:
     import torch
 
     # The exporter warns of operations of packages that are not installed, which none here uses.
@@ -388,27 +422,20 @@ def _export_onnx(network: torch.nn.Module, config: Config, path: Path) -> None:
     air, contrast = torch.zeros(1, config.channels), torch.ones(1, config.channels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
+        program = torch.onnx.export(
             graph,
             (image, air, contrast),
-            path,
             input_names=["image", "air", "contrast"],
             output_names=["probability"],
             dynamic_shapes=({0: torch.export.Dim("slices")}, None, None),
-            external_data=False,
             verbose=False,
         )
-    _forget_source(path)
-
-
-def _forget_source(path: Path) -> None:
-    """Take the exporter's stack traces, which name this machine's folders, out of an ONNX file."""
-    import onnx
-
-    model = onnx.load(path)
+    assert program is not None
+    model = program.model_proto
+    # The exporter's stack traces name this machine's folders.
     for node in model.graph.node:
         node.ClearField("metadata_props")
-    onnx.save(model, path)
+    return cast(bytes, model.SerializeToString())
 
 
 def _versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lggseg import tracking
-from lggseg.paths import DataError, runs_root, write_json
+from lggseg.paths import DataError, runs_root, working_folder, write_json, writing
 from lggseg.predict import FILES, Segmenter
 
 LATEST = "latest"
@@ -41,15 +41,28 @@ def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: s
         from lggseg.cloud.model_registry import register_on_aws
 
         return register_on_aws(Path(model), name, open_account())
-    version = f"v{max(_versions(folder), default=0) + 1}"
-    beside = folder / f".{version}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    for file in FILES:
-        shutil.copy2(Path(model) / file, beside / file)
-    beside.rename(folder / version)
+    version = _keep(Path(model), folder)
     write_json({**_aliases(folder), **dict.fromkeys([*aliases, LATEST], version)}, _table(folder))
     return version
+
+
+def _keep(model: Path, folder: Path) -> str:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with working_folder(folder, ".registering-") as beside:
+            copy = beside / "model"
+            copy.mkdir()
+            for file in FILES:
+                shutil.copy2(model / file, copy / file)
+            while True:
+                version = f"v{max(_versions(folder), default=0) + 1}"
+                try:
+                    copy.rename(folder / version)
+                except OSError:
+                    if not (folder / version).exists():  # else another process was first
+                        raise
+                else:
+                    return version
 
 
 def resolve(name: str) -> Path:
@@ -64,7 +77,7 @@ def resolve(name: str) -> Path:
     if not version or not (folder / version).is_dir():
         known = [*(f"v{number}" for number in _versions(folder)), *aliases]
         expected = f"one of {known}" if known else "a registered model"
-        action = "Register one with lggseg.registry.register, or ask for one that is there."
+        action = "Run notebook 07, which registers one, or ask for one that is there."
         raise DataError(folder, f"no {wanted or LATEST!r}", expected, action)
     return folder / version
 

@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import json
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -120,12 +121,27 @@ def serve(model: Path | str, host: str, port: int) -> None:
     run(build_app(Path(model), Limits()), host=host, port=port)
 
 
-def run(app: FastAPI, **options: Any) -> None:
-    """Run an application with uvicorn's ``options`` until SIGTERM or SIGINT, as :func:`serve`."""
+def run(app: FastAPI, host: str, port: int, **options: Any) -> None:
+    """Run an application with uvicorn's ``options`` until SIGTERM or SIGINT, as :func:`serve`.
+    Raises ``RuntimeError`` for an address that cannot be had."""
+    check_free(host, port)
     # uvicorn raises the signal again when it has shut down, as if it had not been handled.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    uvicorn.run(app, ws="none", access_log=False, timeout_graceful_shutdown=25, **options)
+    options |= {"host": host, "port": port, "timeout_graceful_shutdown": 25}
+    uvicorn.run(app, ws="none", access_log=False, **options)
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise ``RuntimeError`` where no server can listen, such as beside another on this port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except (OSError, OverflowError) as error:
+        raise RuntimeError(
+            f"{host}, port {port}: found no way to listen ({error}); expected a free port. "
+            "Is it running already? Else give another --port."
+        ) from error
 
 
 def build_app(model: Path, limits: Limits) -> FastAPI:

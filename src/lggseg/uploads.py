@@ -20,7 +20,7 @@ from nibabel.funcs import squeeze_image
 
 from lggseg.formats import Refused, read_mask_tiff, read_tiff
 from lggseg.nifti import Scan, check_header, is_nifti, slices_of, volume_of
-from lggseg.paths import DataError
+from lggseg.paths import CONVERT, DataError
 from lggseg.volume import CHANNELS, FLAIR
 
 MOST_VOXELS = 2**25  # of a NIfTI file: 320 × 320 × 327, or 512 × 512 × 128
@@ -62,7 +62,8 @@ def read_study(body: bytes, most: int) -> Study:
     if kinds == {"NIfTI"}:
         return _of_niftis(files, most)
     found = " and ".join(sorted(kinds)) or "no file"
-    raise Refused(415, found, _FORMATS, "Drop files of one kind.")
+    action = "Drop files of one kind." if kinds <= {"TIFF", "NIfTI"} else CONVERT
+    raise Refused(415, found, _FORMATS, action)
 
 
 def split_body(body: bytes) -> list[File]:

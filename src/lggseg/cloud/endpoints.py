@@ -35,6 +35,8 @@ def deploy(
     account: Account | None = None,
     instance: str = INSTANCE,
     kind: str = "real-time",
+    instances: int = 1,
+    capture: bool = False,
 ) -> Endpoint:
     """Serve a model folder, in one of three places with the same answers:
 
@@ -46,6 +48,10 @@ def deploy(
     kind, on AWS: ``real-time`` and ``asynchronous`` are one ``instance``; the latter takes requests
     and gives answers through S3, and queues them. ``serverless`` costs by the request instead, but
     wakes up for seconds, and is asked for 8 slices at a time, since it takes little.
+
+    instances, capture: of a real-time endpoint. Under load it gets up to so many instances, each of
+    which costs. With ``capture`` every scan that is sent, and its answer, are kept in the run's
+    encrypted folder until :func:`lggseg.cloud.clean_up`: only for scans that may be kept.
 
     port: on this machine; 0: any free one. account: by default what
     :func:`lggseg.cloud.account.open_account` opens.
@@ -63,6 +69,8 @@ def deploy(
     Segmenter.load(model)
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: expected one of {KINDS}")
+    if (instances > 1 or capture) and kind != "real-time":
+        raise ValueError(f"kind={kind!r}: expected real-time where it scales or captures")
     if where == "here":
         return _start(Path(model), free_port(port))
     if where == "sagemaker-local":
@@ -73,7 +81,10 @@ def deploy(
         from lggseg.cloud.account import open_account
         from lggseg.cloud.hosting import deploy_on_aws
 
-        return deploy_on_aws(Path(model), account or open_account(), instance, kind)
+        account = account or open_account()
+        return deploy_on_aws(
+            Path(model), account, instance, kind, instances=instances, capture=capture
+        )
     raise ValueError(f"where={where!r}: expected one of {PLACES}")
 
 
