@@ -12,7 +12,9 @@ import math
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -228,9 +230,14 @@ def _write_patient(plan: Plan, root: Path) -> None:
     folder.mkdir()
     for number, (image, truth) in enumerate(zip(images, mask, strict=True), start=1):
         path, pixels = folder / f"{plan.name}_{number}.tif", truth.astype(np.uint8) * 255
-        tifffile.imwrite(path, image, photometric="rgb", metadata=None, software=False)
-        path = path.with_name(f"{path.stem}_mask.tif")
-        tifffile.imwrite(path, pixels, photometric="minisblack", metadata=None, software=False)
+        _write_tiff(path, image, "rgb")
+        _write_tiff(path.with_name(f"{path.stem}_mask.tif"), pixels, "minisblack")
+
+
+def _write_tiff(path: Path, pixels: np.ndarray, photometric: Any) -> None:
+    file = BytesIO()  # NumPy, which writes for tifffile, does not say that a disk is full
+    tifffile.imwrite(file, pixels, photometric=photometric, metadata=None, software=False)
+    path.write_bytes(file.getbuffer())
 
 
 @cache

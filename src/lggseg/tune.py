@@ -71,7 +71,8 @@ def _database(folder: Path) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        reason = getattr(error.__cause__ or error, "orig", error)
+        source = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = getattr(source, "orig", source)
         action = "Free some space, or choose another folder (--run)."
         raise DataError(
             folder / "study.db", f"no way to use it ({reason})", "a database to write to", action
