@@ -78,7 +78,7 @@ def train(
 def _alone_in(run: Path) -> Iterator[None]:
     """Keep other processes from training in a run folder; raise ``DataError`` where one does."""
     # A finished run is only read, and the other processes of a run follow the first.
-    if (run / "patients.csv").exists() or rank_zero_only.rank != 0:
+    if (run / "patients.csv").exists() or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         yield
         return
     with writing(run):
