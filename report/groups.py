@@ -16,26 +16,12 @@ from typing import Any
 
 import pandas as pd
 
-from lggseg.data import Cohort, load_cohort, missing_sequences
+from lggseg.data import Cohort, load_cohort
+from lggseg.explore import groupings
 from lggseg.paths import DataError, write_json
 from lggseg.stats import summarise
 
 RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def groupings(cohort: Cohort) -> dict[str, pd.Series]:
-    """By name, the group of each patient; thirds of tumour volume are those of the cohort."""
-    patients = cohort.patients
-    missing = missing_sequences(cohort).any(axis=1).map({False: "none", True: "some"})
-    grade = patients["neoplasm_histologic_grade"].map({1: "II", 2: "III"})
-    thirds = pd.qcut(patients["tumour_pixels"], 3, labels=["small", "medium", "large"])
-    institution = patients["institution"]
-    return {
-        "institution": institution,
-        "grade": grade,
-        "tumour": thirds,
-        "missing sequences": missing,
-    }
 
 
 def group_rows(name: str, table: pd.DataFrame, cohort: Cohort) -> Iterator[dict[str, Any]]:

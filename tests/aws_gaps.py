@@ -1,54 +1,70 @@
-"""Operations of SageMaker that moto lacks, on moto's own state, for tests of the clean-up."""
+"""Operations that moto lacks, and what its answers lack, on moto's own state."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any
 
-import botocore.handlers
-from moto.sagemaker.models import sagemaker_backends
+import pytest
+from moto.core.common_types import TYPE_RESPONSE
+from moto.core.responses import ActionResult, EmptyResult
+from moto.s3.responses import S3Response
+from moto.s3.utils import compute_checksum
+from moto.sagemaker.responses import SageMakerResponse
 
-ACCOUNT = "123456789012"
-# The operation, where moto keeps the things, the parameter that names one.
-_STOP = {
-    "StopTrainingJob": ("training_jobs", "TrainingJobName", "training_job_status"),
-    "StopTransformJob": ("transform_jobs", "TransformJobName", "transform_job_status"),
-    "StopHyperParameterTuningJob": (
-        "hyper_parameter_tuning_jobs",
-        "HyperParameterTuningJobName",
-        "hyper_parameter_tuning_job_status",
-    ),
+# What SageMaker stops, and what it deletes: the kind, and the parameter that names one.
+_JOBS = {
+    "training_job": "TrainingJobName",
+    "transform_job": "TransformJobName",
+    "hyper_parameter_tuning_job": "HyperParameterTuningJobName",
 }
-_DELETE = {
-    "DeleteTrainingJob": ("training_jobs", "TrainingJobName"),
-    "DeleteModelPackage": ("model_packages", "ModelPackageName"),
-    "DeleteModelPackageGroup": ("model_package_groups", "ModelPackageGroupName"),
+_DELETED = {
+    "training_job": "TrainingJobName",
+    "model_package": "ModelPackageName",
+    "model_package_group": "ModelPackageGroupName",
 }
 
 
 @contextmanager
 def filled() -> Iterator[None]:
-    """moto with these operations, in sessions that are made inside."""
-    handler = ("before-call.sagemaker.*", _answer)
-    botocore.handlers.BUILTIN_HANDLERS.append(handler)
-    try:
+    """moto with these operations, in this process and in its server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, parameter in _JOBS.items():
+            patch.setattr(SageMakerResponse, f"stop_{kind}", _stop(kind, parameter), raising=False)
+        for kind, parameter in _DELETED.items():
+            delete = _delete(kind, parameter)
+            patch.setattr(SageMakerResponse, f"delete_{kind}", delete, raising=False)
+        patch.setattr(S3Response, "list_parts", _list_parts)
         yield
-    finally:
-        botocore.handlers.BUILTIN_HANDLERS.remove(handler)
 
 
-def _answer(model: Any, params: dict[str, Any], context: dict[str, Any], **_: Any) -> Any:
-    if model.name not in _STOP | _DELETE:
-        return None
-    backend = sagemaker_backends[ACCOUNT][context["client_region"]]
-    values = json.loads(params["body"])
-    if model.name in _STOP:
-        place, key, status = _STOP[model.name]
-        setattr(getattr(backend, place)[values[key]], status, "Stopped")
-    else:
-        place, key = _DELETE[model.name]
-        del getattr(backend, place)[values[key]]
-    return SimpleNamespace(status_code=200), {"ResponseMetadata": {"HTTPStatusCode": 200}}
+def _stop(kind: str, parameter: str) -> Callable[[SageMakerResponse], EmptyResult]:
+    def stop(self: SageMakerResponse) -> EmptyResult:
+        job = getattr(self.sagemaker_backend, f"{kind}s")[self._get_param(parameter)]
+        setattr(job, f"{kind}_status", "Stopped")
+        return EmptyResult()
+
+    return stop
+
+
+def _delete(kind: str, parameter: str) -> Callable[[SageMakerResponse], EmptyResult]:
+    def delete(self: SageMakerResponse) -> EmptyResult:
+        del getattr(self.sagemaker_backend, f"{kind}s")[self._get_param(parameter)]
+        return EmptyResult()
+
+    return delete
+
+
+def _list_parts(self: S3Response) -> TYPE_RESPONSE:
+    """The parts of an upload with their checksums, which moto leaves out."""
+    upload = self._get_param("uploadId")
+    parts = [
+        {
+            "PartNumber": part.name,
+            "ETag": part.etag,
+            "ChecksumSHA256": compute_checksum(part.value, "SHA256").decode(),
+        }
+        for part in self.backend.list_parts(self.bucket_name, upload, 0, 1000)
+    ]
+    self.data["Action"] = "ListParts"
+    return self.serialized(ActionResult({"Parts": parts, "IsTruncated": False}))

@@ -6,10 +6,12 @@ patterns, enumerations and largest values, which only the service itself enforce
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import botocore.handlers
@@ -36,18 +38,35 @@ class Request:
 def recorded() -> Iterator[list[Request]]:
     """The requests of all boto3 sessions that are made inside, those of the SageMaker SDK too."""
     requests: list[Request] = []
-
-    def record(params: dict[str, Any], model: OperationModel, **_: Any) -> None:
-        service = model.service_model.signing_name
-        requests.append(Request(service, model.name, _copy(params), model))
-
-    # Every new session gets botocore's built-in handlers, which is how moto gets in, too.
-    handler = ("before-parameter-build.*.*", record)
-    botocore.handlers.BUILTIN_HANDLERS.insert(0, handler)
+    handler = _listen(requests.append)
     try:
         yield requests
     finally:
         botocore.handlers.BUILTIN_HANDLERS.remove(handler)
+
+
+def record_to(file: str) -> None:
+    """Append a line of JSON for each request of this process, from now on: service, operation,
+    params (what is not JSON as text) and problems."""
+
+    def keep(request: Request) -> None:
+        facts = {name: getattr(request, name) for name in ("service", "operation", "params")}
+        line = json.dumps({**facts, "problems": request.problems}, default=repr)
+        with Path(file).open("a") as stream:
+            stream.write(f"{line}\n")
+
+    _listen(keep)
+
+
+def _listen(keep: Callable[[Request], None]) -> tuple[str, Callable[..., None]]:
+    def record(params: dict[str, Any], model: OperationModel, **_: Any) -> None:
+        service = model.service_model.signing_name
+        keep(Request(service, model.name, _copy(params), model))
+
+    # Every new session gets botocore's built-in handlers, which is how moto gets in, too.
+    handler = ("before-parameter-build.*.*", record)
+    botocore.handlers.BUILTIN_HANDLERS.insert(0, handler)
+    return handler
 
 
 def _copy(value: Any) -> Any:

@@ -126,9 +126,13 @@ def account(aws: list[Request]) -> Account:
 @pytest.fixture
 def pushed(account: Account) -> Account:
     """The account, with an image to serve in its registry."""
+    push_image(account)
+    return account
+
+
+def push_image(account: Account) -> None:
     ecr = account.session.client("ecr")
     ecr.create_repository(repositoryName="lggseg")
     kind = "application/vnd.docker.distribution.manifest.v2+json"
     manifest = {"schemaVersion": 2, "mediaType": kind, "config": {}, "layers": []}
     ecr.put_image(repositoryName="lggseg", imageTag="serve", imageManifest=json.dumps(manifest))
-    return account

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from fastapi.testclient import TestClient
 
-from lggseg import cli, download
+from lggseg import cli, download, serve, view
 from lggseg.config import profile
 from lggseg.paths import DataError
 from lggseg.predict import volume_paths
@@ -68,6 +70,45 @@ def test_predict(model: Path, shared_tree: Path, tmp_path: Path) -> None:
     assert cli.main(["predict", str(model), str(shared_tree), str(tmp_path)]) == 0
     assert len(list(tmp_path.glob("TCGA_*_mask.tif"))) == 8
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 8
+
+
+def listing(folder: Path) -> list[tuple[str, int, int]]:
+    files = sorted(path for path in folder.rglob("*"))
+    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+
+
+def test_commands_take_any_path_write_nothing_into_the_data_and_ask_no_network(
+    shared_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the network"))
+    place = tmp_path / """Zoë's "scans" 50% #1 – 日本"""
+    monkeypatch.setenv("LGGSEG_CACHE", str(place / "cache of hers"))
+    shutil.copytree(shared_tree, place / "data's" / "kaggle_3m")
+    data, split, run = place / "data's", place / "split ü.csv", place / "run's"
+    before = listing(data)
+    trained = ["--data", str(data), "--split", str(split), *KNOBS]
+    model = str(run / "model")
+    commands: list[list[str]] = [
+        ["split", str(data), "--out", str(split)],
+        ["train", *trained, "--run", str(run)],
+        ["train", *trained, "--run", str(run), "--resume"],
+        ["tune", *trained, "--run", str(place / "search é"), "--trials", "1"],
+        ["evaluate", model, str(data), "--split", str(split), "--out", str(place / "evaluated ä")],
+        ["predict", model, str(data), str(place / "masks ö")],
+        ["export", model, "--monai-bundle", str(place / "bundle's")],
+        ["phantom", str(place / "simulated ß"), "--patients", "1"],
+    ]
+    for command in commands:
+        assert cli.main(command) == 0, command
+    assert listing(data) == before
+    assert len(pd.read_csv(place / "masks ö" / "predictions.csv")) == 8
+    assert (place / "search é" / "best.json").exists()
+    assert next((place / "cache of hers").glob("*/pixels.npy"))
+    page = TestClient(view.build_app(run / "model", data, "127.0.0.1"), "http://127.0.0.1")
+    patient = page.get("/api/patients").json()["patients"][0]
+    assert page.get(f"/api/cases/{patient}").status_code == 200
+    endpoint = TestClient(serve.build_app(run / "model", serve.Limits()))
+    assert endpoint.get("/ping").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from test_train import CONFIG
 
 from lggseg import compare
-from lggseg.config import NETWORK_KNOBS, for_network
+from lggseg.config import SEARCH_SPACE
 from lggseg.data import Cohort
 from lggseg.models import NETWORKS, build_network, describe
 from lggseg.predict import Segmenter
@@ -86,13 +86,22 @@ def test_another_seed_is_no_fair_comparison(
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_each_network_has_defaults_that_build(name: str) -> None:
-    assert set(NETWORK_KNOBS) == set(NETWORKS)
-    config = for_network(name, replace(CONFIG, width=12))
+@pytest.mark.parametrize("width", SEARCH_SPACE["width"].values)
+def test_each_network_builds_at_each_width_of_the_search(name: str, width: int) -> None:
+    config = replace(CONFIG, network=name, width=width)
     network = build_network(config)
     facts = describe(config)
     assert facts["parameters"] == sum(p.numel() for p in network.parameters())
     assert facts["multiply_adds"] > facts["parameters"] / 100
+
+
+def test_an_unknown_network_is_found_before_the_others_train(
+    cohort: Cohort, split: pd.DataFrame, tmp_path: Path
+) -> None:
+    configs = {"unet": CONFIG, "vgg": replace(CONFIG, network="vgg")}
+    with pytest.raises(ValueError, match="network='vgg': expected one of"):
+        compare.compare(configs, cohort, split, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_multiply_adds_grow_with_the_pixels() -> None:

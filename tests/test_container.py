@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from lggseg import container
 from lggseg.config import Config, from_hyperparameters, profile
@@ -44,10 +51,9 @@ def test_a_config_comes_through_hyperparameters_unchanged(config: Config) -> Non
         assert from_hyperparameters({**strings, **OWN}) == config
 
 
-def test_hyperparameters_may_start_from_a_profile_and_a_network() -> None:
+def test_hyperparameters_may_start_from_a_profile() -> None:
     assert from_hyperparameters({}) == profile("full")
     assert from_hyperparameters({"profile": "smoke", "epochs": "7"}).epochs == 7
-    assert from_hyperparameters({"network": '"swin_unetr"'}).width == 24
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +83,44 @@ def test_a_job_that_was_done_gives_the_same_model_without_training(
     assert (again / "checkpoints" / "metrics.csv").stat().st_mtime_ns == stamp
     graphs = [(root / "model" / "model.onnx").read_bytes() for root in (done, again)]
     assert graphs[0] == graphs[1]
+
+
+def test_a_job_that_was_interrupted_ends_as_one_that_was_not(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    """As SageMaker does with a spot instance: SIGTERM, then a new one with the checkpoints."""
+    values = replace(TINY, epochs=8).to_strings()
+    first, second, whole = (prepare(tmp_path / n / "ml", values, cohort.root) for n in "abc")
+    with subprocess.Popen([sys.executable, "-m", "lggseg.container", str(first)]) as process:
+        wait_for_epochs(first / "checkpoints", 2, lambda: process.poll() is None)
+        process.send_signal(signal.SIGTERM)
+    assert not (first / "model").exists()
+    shutil.copytree(first / "checkpoints", second / "checkpoints")
+    assert container.main(second) == 0 and container.main(whole) == 0
+    same_results(second, whole, cut=len(read_metrics(first / "checkpoints")))
+
+
+def wait_for_epochs(run: Path, epochs: int, alive: Callable[[], bool]) -> None:
+    """Wait until so many epochs of a run are done, while it is alive."""
+    while not (run / "metrics.csv").exists() or len(read_metrics(run)) < epochs:
+        assert alive(), "it ended before it was interrupted"
+        time.sleep(0.02)
+
+
+def read_metrics(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "metrics.csv").drop(columns="seconds")
+
+
+def same_results(resumed: Path, whole: Path, cut: int) -> None:
+    """The same tables, but for the training loss of the epoch that was cut, which is the mean of
+    what was left of it."""
+    assert cut < len(read_metrics(whole / "output" / "data"))
+    tables = [read_metrics(root / "output" / "data") for root in (resumed, whole)]
+    for table in tables:
+        table.loc[cut, "train/loss"] = 0
+    pd.testing.assert_frame_equal(*tables, rtol=1e-5)
+    scores = [pd.read_csv(root / "output" / "data" / "patients.csv") for root in (resumed, whole)]
+    pd.testing.assert_frame_equal(*scores, rtol=1e-5)
 
 
 def test_a_packed_cohort_and_a_split_of_ones_own(
@@ -129,6 +173,43 @@ def test_a_fault_of_ours_leaves_the_end_of_its_traceback(
     root = prepare(tmp_path / "ml", {}, tree)
     assert container.main(root) == 1
     assert len(failure(root)) == 1024 and failure(root).endswith("xxx\n")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "gpus", "started"),
+    [
+        ([], 0, None),
+        ([], 1, None),
+        (["algo-1"], 1, None),
+        ([], 4, {"nnodes": "1", "nproc-per-node": "4", "master-addr": "localhost"}),
+        (["algo-2", "algo-1"], 0, {"nnodes": "2", "nproc-per-node": "1", "node-rank": "1"}),
+        (["algo-1", "algo-2"], 8, {"nproc-per-node": "8", "master-addr": "algo-1"}),
+    ],
+)
+def test_a_job_of_several_gpus_or_hosts_becomes_torchrun(
+    hosts: list[str],
+    gpus: int,
+    started: dict[str, str] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resources, commands = tmp_path / "resourceconfig.json", []
+    if hosts:
+        facts = {"current_host": hosts[0], "hosts": hosts, "network_interface_name": "eth1"}
+        resources.write_text(json.dumps(facts))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(os, "execv", lambda program, command: commands.append(command))
+    for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")
+    container.start_processes(tmp_path, resources)
+    if started is None:
+        assert not commands
+        return
+    [command] = commands
+    assert command[-3:] == ["-m", "lggseg.container", str(tmp_path)]
+    options = dict(part[2:].split("=") for part in command if part.startswith("--"))
+    assert options.items() >= started.items()
+    assert os.environ["NCCL_SOCKET_IFNAME"] == ("eth1" if hosts else "eth0")
 
 
 def names(file: Path) -> set[str]:

@@ -13,6 +13,8 @@ def test_training_costs_its_hours_on_every_job_with_its_disk() -> None:
     assert one == pytest.approx(2 * table["instances"]["ml.g5.xlarge"]["hour"])
     ten = Plan("ml.g5.xlarge", hours=2, jobs=10, spot=True, volume_gb=0)
     assert estimate_cost(ten).train == pytest.approx(10 * one * table["spot_share"])
+    four = Plan("ml.g5.xlarge", instance_count=4, hours=2, volume_gb=0)
+    assert estimate_cost(four).train == pytest.approx(4 * one)
     month = Plan("ml.g5.xlarge", hours=HOURS_A_MONTH, volume_gb=100)
     disk = estimate_cost(month).train - HOURS_A_MONTH / 2 * one
     assert disk == pytest.approx(100 * table["volume_gb_month"])

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from lggseg import data
+from lggseg import data, paths
 from lggseg.data import DataError, load_cohort, read_volume
 from lggseg.paths import cache_root, patient_folders
 
@@ -18,6 +20,10 @@ from lggseg.paths import cache_root, patient_folders
 def first(tree: Path, number: int = 1, mask: bool = False) -> Path:
     folder = patient_folders(tree)[0]
     return folder / f"{folder.name}_{number}{'_mask' if mask else ''}.tif"
+
+
+def newest(files: Iterable[Path]) -> Path:
+    return max(files, key=lambda path: path.stat().st_mtime_ns)
 
 
 def load_error(tree: Path) -> str:
@@ -54,9 +60,30 @@ def test_slices_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert mask is None
 
 
+def test_rows_follow_each_other_in_the_order_of_the_patients() -> None:
+    patients = pd.DataFrame({"slices": [3, 1, 2]}, index=["a", "b", "c"])
+    nothing = np.zeros((6, 1))
+    made = data.Cohort(Path("x"), nothing, nothing, pd.DataFrame(), patients, "", True)
+    assert [made.rows(name) for name in "abc"] == [slice(0, 3), slice(3, 4), slice(4, 6)]
+    with pytest.raises(KeyError, match="d"):
+        made.rows("d")
+
+
+def test_more_slices_than_wait_at_once_keep_their_order(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = load_cohort(tree, progress=False)
+    monkeypatch.setattr(data, "_BLOCK", 5)
+    monkeypatch.setenv("LGGSEG_CACHE", str(tree.parent / "cache"))
+    in_blocks = load_cohort(tree, progress=False)
+    assert np.array_equal(in_blocks.images, at_once.images)
+    assert in_blocks.fingerprint == at_once.fingerprint
+
+
 def test_second_start_reads_the_cache_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load_cohort(tree, progress=False)
     monkeypatch.setattr(data, "_read_tiff", lambda path: pytest.fail("read a slice again"))
+    monkeypatch.setattr(data, "_slice_files", lambda path: pytest.fail("checked names again"))
     after = load_cohort(tree, progress=False)
     assert np.array_equal(before.images, after.images)
     assert before.fingerprint == after.fingerprint
@@ -82,7 +109,7 @@ def test_fingerprint_depends_on_the_content_alone(tree: Path, tmp_path: Path) ->
 
 def test_a_half_written_cache_is_never_read(tree: Path) -> None:
     cohort = load_cohort(tree, progress=False)
-    pixels = max(cache_root().glob("*/pixels.npy"), key=lambda path: path.stat().st_mtime)
+    pixels = newest(cache_root().glob("*/pixels.npy"))
     expected = np.array(cohort.images)
     os.truncate(pixels, pixels.stat().st_size // 2)
     assert np.array_equal(load_cohort(tree, progress=False).images, expected)
@@ -93,6 +120,61 @@ def test_a_failed_build_leaves_nothing(tree: Path) -> None:
     first(tree, 2).write_bytes(b"")
     load_error(tree)
     assert set(cache_root().iterdir()) == before
+
+
+def test_a_cache_without_its_table_is_read_again(tree: Path) -> None:
+    expected = load_cohort(tree, progress=False).slices
+    newest(cache_root().glob("*/slices.csv")).unlink()
+    pd.testing.assert_frame_equal(load_cohort(tree, progress=False).slices, expected)
+
+
+def test_the_cache_of_another_process_that_was_first_stays(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LGGSEG_CACHE", str(tmp_path / "cache"))
+    write, first_one = data._write_cache, []
+
+    def write_twice(*arguments: Any) -> None:
+        monkeypatch.setattr(data, "_write_cache", write)
+        first_one.append(load_cohort(tree, progress=False))  # the other process
+        first_one.append(newest(cache_root().glob("*/pixels.npy")).stat().st_ino)
+        write(*arguments)
+
+    monkeypatch.setattr(data, "_write_cache", write_twice)
+    second = load_cohort(tree, progress=False)
+    first, file = first_one
+    assert newest(cache_root().glob("*/pixels.npy")).stat().st_ino == file
+    assert np.array_equal(first.images, second.images)
+    assert not list(cache_root().glob(".*"))
+
+
+def test_an_old_cache_is_renamed_before_it_is_deleted(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LGGSEG_CACHE", str(tmp_path / "cache"))
+    load_cohort(tree, progress=False)
+    old = newest(cache_root().glob("*/pixels.npy")).parent
+    tifffile.imwrite(first(tree), np.zeros((256, 256, 3), np.uint8), photometric="rgb")
+    monkeypatch.setattr(paths.shutil, "rmtree", lambda *_, **__: None)  # killed before this
+    load_cohort(tree, progress=False)
+    assert not old.exists()
+
+
+def test_times_in_the_future_or_long_ago_do_not_matter(tree: Path) -> None:
+    before = load_cohort(tree, progress=False)
+    for year in (2**33, 0):
+        os.utime(first(tree), (year, year))
+        after = load_cohort(tree, progress=False)
+        assert after.fingerprint == before.fingerprint
+        assert np.array_equal(after.images, before.images)
+
+
+def test_a_slice_changed_without_another_size_or_time_is_read_again(tree: Path) -> None:
+    before, times = load_cohort(tree, progress=False), first(tree).stat()
+    tifffile.imwrite(first(tree), np.zeros((256, 256, 3), np.uint8), photometric="rgb")
+    os.utime(first(tree), ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert first(tree).stat().st_size == times.st_size
+    assert load_cohort(tree, progress=False).fingerprint != before.fingerprint
 
 
 def test_a_full_disk_says_how_to_move_the_cache(

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +19,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import need
+from test_container import read_metrics, same_results, wait_for_epochs
 
 from lggseg.cloud import clean_up, deploy, left_behind
+from lggseg.cloud.local_mode import workplace
 from lggseg.cloud.preflight import docker, free_port
-from lggseg.cloud.training import train
+from lggseg.cloud.training import TRAIN_IMAGE, train
 from lggseg.config import Config, profile
 from lggseg.data import Cohort, load_cohort
 from lggseg.notebooks import execute
@@ -134,6 +136,44 @@ def test_a_training_that_fails_says_what_the_container_said(
     with pytest.raises(RuntimeError, match=r"lggseg:train: the training failed.*\n.*'nosuch'"):
         train(config, simulated, split, tmp_path / "run", "sagemaker-local")
     assert not (tmp_path / "run").exists()
+
+
+def start(made: ExitStack, job: Path, checkpoints: Path, cohort: Cohort) -> str:
+    """A container with what SageMaker mounts for a training, whose own folders lie in ``job``;
+    returns its number."""
+    places = {"input/config": job / "config", "input/data/train": cohort.root}
+    places |= {"model": job / "model", "output": job / "output", "checkpoints": checkpoints}
+    (job / "config").mkdir()
+    values = replace(CONFIG, epochs=8).to_strings()
+    (job / "config" / "hyperparameters.json").write_text(json.dumps(values))
+    mounts = [word for place, path in places.items() for word in ("-v", f"{path}:/opt/ml/{place}")]
+    number = docker("run", "--detach", *mounts, TRAIN_IMAGE, "train").stdout.strip()
+    made.callback(docker, "rm", "--force", number)
+    return number
+
+
+def state(number: str) -> str:
+    """Whether a container is running, and its exit status."""
+    return docker("inspect", number, "--format", "{{.State.Running}} {{.State.ExitCode}}").stdout
+
+
+def test_a_spot_interruption_changes_no_result(simulated: Cohort) -> None:
+    """SIGTERM in the middle of a training, then a fresh container with the same checkpoints."""
+    with ExitStack() as made:
+        first, second, whole = (workplace(made, TRAIN_IMAGE) for _ in range(3))
+        kept = first / "checkpoints"
+        number = start(made, first, kept, simulated)
+        wait_for_epochs(kept, 2, lambda: state(number).startswith("true"))
+        docker("stop", "--time", "60", number)
+        # 137 would be SIGKILL, after a minute.
+        assert state(number).split() == ["false", "0"], docker("logs", number).stderr
+        done = len(read_metrics(kept))
+        assert not list((first / "model").iterdir())
+        for job, checkpoints in ((second, kept), (whole, whole / "checkpoints")):
+            number = start(made, job, checkpoints, simulated)
+            assert docker("wait", number).stdout.strip() == "0", docker("logs", number).stderr
+        assert Segmenter.load(second / "model").config.epochs == 8
+        same_results(second, whole, cut=done)
 
 
 # Whoever starts the tests may have told its children to ignore interrupts.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,9 @@ from test_cleanup import keys, left
 
 from lggseg.cloud import deploy
 from lggseg.cloud.account import Account
+from lggseg.cloud.cleanup import delete_everything
 from lggseg.cloud.endpoints import Endpoint
+from lggseg.cloud.storage import put
 from lggseg.data import Cohort
 from lggseg.formats import ATTRIBUTES_HEADER
 from lggseg.predict import Segmenter
@@ -144,6 +147,59 @@ def test_a_refusal_of_an_asynchronous_endpoint_is_told(
         pytest.raises(RuntimeError, match=r"invocations: .*400 .*error"),
     ):
         endpoint.send(b"no array", {"Content-Type": "application/x-npy"})
+
+
+def test_a_scaled_endpoint_captures_and_leaves_only_what_it_captured(
+    aws: list[Request], pushed: Account
+) -> None:
+    options = {"instances": 3, "capture": True}
+    with deploy(MODEL, "sagemaker", account=pushed, **options):
+        capture = created(aws, "CreateEndpointConfig")["DataCaptureConfig"]
+        assert capture["EnableCapture"] and capture["InitialSamplingPercentage"] == 100
+        assert capture["DestinationS3Uri"] == f"{pushed.folder}/captured"
+        [target] = targets(pushed)
+        assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 3)
+        name = created(aws, "CreateEndpoint")["EndpointName"]
+        assert target["ResourceId"] == f"endpoint/{name}/variant/all"
+        assert created(aws, "PutScalingPolicy")["PolicyType"] == "TargetTrackingScaling"
+        put(Path(__file__), pushed, "runs/test/captured/scan.jsonl")
+    assert left(pushed) == IMAGES and targets(pushed) == []
+    assert keys(pushed) == {"runs/test/captured/scan.jsonl"}
+    delete_everything(pushed)
+    assert keys(pushed) == set()
+
+
+def targets(account: Account) -> list[dict[str, Any]]:
+    scaling = account.session.client("application-autoscaling")
+    found = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")
+    return list(found["ScalableTargets"])
+
+
+def test_an_endpoint_that_cannot_be_scaled_is_deleted(pushed: Account) -> None:
+    """The call is carried out and its answer lost."""
+
+    def lose(**_: object) -> None:
+        raise ConnectionError("lost")
+
+    event = "after-call.application-auto-scaling.PutScalingPolicy"
+    pushed.session.events.register(event, lose)
+    with pytest.raises(ConnectionError, match="lost"):
+        deploy(MODEL, "sagemaker", account=pushed, instances=2)
+    assert left(pushed) == IMAGES and keys(pushed) == set() and targets(pushed) == []
+
+
+def test_scaling_that_a_killed_program_left_is_deleted(pushed: Account) -> None:
+    deploy(MODEL, "sagemaker", account=pushed, instances=2)
+    deploy(MODEL, "sagemaker", account=replace(pushed, run="other"), instances=2)
+    delete_everything(pushed)
+    [target] = targets(pushed)
+    assert target["ResourceId"].startswith("endpoint/lggseg-other-")
+
+
+def test_only_a_real_time_endpoint_scales_and_captures() -> None:
+    for options in ({"instances": 2}, {"capture": True}):
+        with pytest.raises(ValueError, match="kind='serverless': expected real-time where"):
+            deploy(MODEL, "sagemaker", kind="serverless", **options)
 
 
 def test_another_kind_is_refused() -> None:

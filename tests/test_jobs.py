@@ -63,6 +63,12 @@ def test_a_spot_job_waits_no_longer_than_it_runs_and_has_checkpoints(
     assert params["CheckpointConfig"]["LocalPath"] == "/opt/ml/checkpoints"
 
 
+def test_several_instances_train_together(aws: list[Request], account: Account) -> None:
+    jobs.start_training(Config(), CHANNELS, account, replace(PLAN, instance_count=2))
+    resources = created(aws)["ResourceConfig"]
+    assert (resources["InstanceType"], resources["InstanceCount"]) == ("ml.g5.xlarge", 2)
+
+
 def test_only_the_same_training_goes_on_from_a_checkpoint(
     aws: list[Request], account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:

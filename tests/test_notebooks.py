@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,22 +90,26 @@ def test_twice_the_same(executed: Path, name: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout
 
 
-def test_without_the_split_the_message_says_what_to_run(executed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "there", "message"),
+    [
+        ("03_train_local", [], r"split.csv: found no such file.*02_patient_split"),
+        ("06_tumour_shape", ["split.csv"], r"found no trained fold.*05_compare_models"),
+    ],
+)
+def test_the_message_says_which_notebook_to_run_first(
+    executed: Path, tmp_path: Path, name: str, there: list[str], message: str
+) -> None:
+    runs = tmp_path / "runs" / "simulated"
+    runs.mkdir(parents=True)
+    for file in there:
+        shutil.copy(executed / "runs" / "simulated" / file, runs)
     parameters = {"DATA": str(executed / "data" / "kaggle_3m"), "PROFILE": "smoke"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LGGSEG_RUNS", str(tmp_path / "runs"))
-        path = ROOT / "notebooks" / "03_train_local.ipynb"
-        with pytest.raises(RuntimeError, match=r"split.csv: found no such file.*02_patient_split"):
+        path = ROOT / "notebooks" / f"{name}.ipynb"
+        with pytest.raises(RuntimeError, match=message):
             execute(path, tmp_path / path.name, parameters)
-
-
-def test_without_trained_folds_the_message_says_what_to_run(executed: Path, tmp_path: Path) -> None:
-    parameters = {"DATA": str(executed / "data" / "kaggle_3m"), "PROFILE": "smoke"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LGGSEG_RUNS", str(executed / "runs"))
-        path = ROOT / "notebooks" / "06_tumour_shape.ipynb"
-        with pytest.raises(RuntimeError, match=r"found no trained fold.*05_compare_models"):
-            execute(path, tmp_path / path.name, {**parameters, "NETWORK": "untrained"})
 
 
 def write_notebook(path: Path, *cells: str) -> None:

@@ -89,3 +89,12 @@ def test_a_restored_state_goes_on_alike() -> None:
 def test_other_memory_formats_are_refused() -> None:
     with pytest.raises(ValueError, match="channels last"):
         MuonAdamW(nn.Conv2d(16, 32, 3), 1e-2, 0.0)
+
+
+def test_without_a_large_matrix_it_is_adamw() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 1))
+    alone = copy.deepcopy(network)
+    steps(network, MuonAdamW(network, 1e-2, 0.1), range(3))
+    steps(alone, torch.optim.AdamW(alone.parameters(), lr=1e-2, weight_decay=0.1), range(3))
+    for ours, theirs in zip(network.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)

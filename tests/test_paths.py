@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,47 @@ def test_replace_file_leaves_nothing_half_written(tmp_path: Path) -> None:
         paths.replace_file(target, fail)
     assert target.read_text() == "before"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_working_folder_is_gone_at_the_end_and_what_was_renamed_out_stays(tmp_path: Path) -> None:
+    with paths.working_folder(tmp_path, ".making-") as beside:
+        (beside / "made").mkdir()
+        (beside / "other").mkdir()
+        (beside / "made").rename(tmp_path / "made")
+    assert list(tmp_path.iterdir()) == [tmp_path / "made"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lggseg.paths import working_folder
+with working_folder(Path(sys.argv[1]), ".making-") as beside:
+    (beside / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_one_and_a_living_ones_stays(
+    tmp_path: Path,
+) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)])
+    assert next(tmp_path.glob(".making-*/half"))
+    with paths.working_folder(tmp_path, ".making-") as first:
+        assert not list(tmp_path.glob(".making-*/half"))
+        with paths.working_folder(tmp_path, ".making-"):
+            assert first.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_earlier_runs_of_the_same_time_are_both_kept(tmp_path: Path) -> None:
+    run = tmp_path / "unet"
+    for text in ("first", "second", "third"):
+        run.mkdir()
+        (run / "metrics.csv").write_text(text)
+        os.utime(run, (2**33, 2**33))  # a clock that is wrong, too: in the year 2242
+        paths.fresh_folder(run)
+    kept = [path.read_text() for path in tmp_path.glob("unet-2242*/metrics.csv")]
+    assert sorted(kept) == ["first", "second", "third"]
 
 
 def test_fresh_folder_keeps_the_earlier_run(tmp_path: Path) -> None:

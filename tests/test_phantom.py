@@ -216,6 +216,21 @@ def test_another_simulated_cohort_is_replaced(
     assert [path.name for path in tmp_path.iterdir()] == ["kaggle_3m"]
 
 
+def test_the_cohort_of_another_process_that_was_first_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(tree: Path, facts: dict[str, int], progress: bool) -> None:
+        for place in (tree, tmp_path / "kaggle_3m"):
+            place.mkdir()
+            (place / "simulated.json").write_text(json.dumps(facts))
+        (tmp_path / "kaggle_3m" / "first").touch()
+
+    monkeypatch.setattr(phantom, "_write_tree", write)
+    root = phantom.make_cohort(tmp_path, patients=3)
+    assert (root / "first").exists()
+    assert list(tmp_path.iterdir()) == [root]
+
+
 def test_a_foreign_tree_is_refused_and_left_alone(tmp_path: Path) -> None:
     foreign = tmp_path / "kaggle_3m" / "TCGA_CS_4941_19960909"
     foreign.mkdir(parents=True)

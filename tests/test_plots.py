@@ -134,3 +134,14 @@ def test_results_of_simulated_and_real_patients_lie_apart(
     path = save_results(replace(cohort, simulated=True), "some", {"dice": 0.5})
     assert path == tmp_path / "simulated" / "results" / "some.json"
     assert '"dice": 0.5' in path.read_text() and cohort.fingerprint in path.read_text()
+
+
+def test_a_sixth_model_is_drawn_too_and_by_a_look_of_its_own(cohort: Cohort) -> None:
+    models = [f"model {number}" for number in range(7)]
+    dice = pd.DataFrame(np.random.default_rng(0).uniform(0.5, 1, (4, 7)), columns=models)
+    axes = plots.disagreement(cohort, dice).axes[0]
+    dots = [part for part in axes.collections if part.get_label() in models]
+    looks = {
+        (tuple(part.get_facecolor()[0]), part.get_paths()[0].vertices.tobytes()) for part in dots
+    }
+    assert len(dots) == len(looks) == 7

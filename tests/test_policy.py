@@ -48,6 +48,7 @@ NAMES = {
     "s3:PutObject": ["s3:PutObject", "s3:PutObjectTagging"],
     "s3:CreateMultipartUpload": ["s3:PutObject", "s3:PutObjectTagging"],
     "s3:UploadPart": ["s3:PutObject"],
+    "s3:ListParts": ["s3:ListMultipartUploadParts"],
     "s3:CompleteMultipartUpload": ["s3:PutObject"],
     "s3:DeleteObjects": ["s3:DeleteObject"],
     "s3:PutPublicAccessBlock": ["s3:PutBucketPublicAccessBlock"],
@@ -58,8 +59,16 @@ NAMES = {
     "s3:ListBuckets": [],
     "iam:SimulatePrincipalPolicy": [],
 }
-# What follows from requests: a role is handed on, tags are given, Docker pushes layers.
+# What follows from requests: a role is handed on, tags are given, Docker pushes layers, and who
+# lets an endpoint be scaled must be allowed to do what scaling does.
 IMPLIED = {
+    "application-autoscaling:TagResource",
+    "cloudwatch:DeleteAlarms",
+    "cloudwatch:DescribeAlarms",
+    "cloudwatch:PutMetricAlarm",
+    "iam:CreateServiceLinkedRole",
+    "sagemaker:DescribeEndpointConfig",
+    "sagemaker:UpdateEndpointWeightsAndCapacities",
     "iam:PassRole",
     "sagemaker:AddTags",
     "ecr:TagResource",
@@ -79,6 +88,8 @@ def prepared(account: Account, monkeypatch: pytest.MonkeyPatch) -> Account:
     numbers = iter(range(999))
     unique = "sagemaker.train.model_trainer._get_unique_name"
     monkeypatch.setattr(unique, lambda base: f"{base}-{next(numbers)}")
+    # The packed cohort has 5.1 MiB.
+    monkeypatch.setattr("lggseg.cloud.storage.PART_BYTES", 5 * 2**20)
     for check in ("require_engine", "require_image"):
         monkeypatch.setattr(f"lggseg.cloud.preflight.{check}", lambda *_: None)
 
@@ -139,7 +150,8 @@ def story(account: Account, cohort: Cohort, folder: Path, aws_image: bool = True
     register_on_aws(MODEL, "unet", account)
     transform(MODEL, VOLUMES, account, PLAN, folder)
     for kind in ("real-time", "serverless", "asynchronous"):
-        with deploy_model(MODEL, "sagemaker", account=account, kind=kind) as endpoint:
+        more = {"instances": 2, "capture": True} if kind == "real-time" else {}
+        with deploy_model(MODEL, "sagemaker", account=account, kind=kind, **more) as endpoint:
             endpoint.send(b"", {"Content-Type": "application/x-npy"})
 
 
@@ -179,15 +191,17 @@ def leave_running(account: Account) -> None:
     logs.create_log_group("/aws/sagemaker/Endpoints/lggseg-test-x", {})
 
 
-def test_every_statement_is_of_the_project_alone() -> None:
+def test_every_statement_is_of_the_project_or_of_scaling_alone() -> None:
     for statement in POLICY["Statement"]:
         assert statement["Effect"] == "Allow"
         assert not [action for action in statement["Action"] if "*" in action]
         if statement["Resource"] == "*":
             verbs = {action.split(":")[1] for action in statement["Action"]}
             assert all(verb.startswith(("List", "Describe", "Get")) for verb in verbs), verbs
-        else:
-            assert all("lggseg" in resource for resource in statement["Resource"])
+        elif not all("lggseg" in resource for resource in statement["Resource"]):
+            # What cannot have a name of ours is at least of SageMaker's.
+            [values] = statement["Condition"].values()
+            assert all("sagemaker" in value for value in values.values())
 
 
 class Cut(Exception):

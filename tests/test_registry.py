@@ -70,6 +70,20 @@ def test_what_an_interrupted_copy_left_is_no_version(tmp_path: Path) -> None:
     assert registry.register(MODEL, "unet") == "v1"
 
 
+def test_of_two_processes_at_once_each_gets_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert registry.register(MODEL, "unet") == "v1"
+    versions, seen = registry._versions, []
+
+    def late(folder: Path) -> list[int]:
+        seen.append(folder)
+        return [] if len(seen) == 1 else versions(folder)
+
+    monkeypatch.setattr(registry, "_versions", late)
+    assert registry.register(MODEL, "unet") == "v2"
+    folder = registry.resolve("unet").parent
+    assert sorted(path.name for path in folder.iterdir()) == ["aliases.json", "v1", "v2"]
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "a:b"])
 def test_names_stay_inside_the_registry(name: str) -> None:
     with pytest.raises(ValueError, match="expected the plain name"):

@@ -29,6 +29,26 @@ def test_interval_of_too_little(values: list[float], expected: tuple[float, floa
     assert stats.bootstrap_interval(values) == expected
 
 
+def test_interval_of_many_leaves_out_no_value_and_bounds_its_memory() -> None:
+    values, shapes = np.random.default_rng(0).beta(8, 2, 30_000), set()
+
+    def mean(sample: np.ndarray, axis: int = -1) -> np.ndarray:
+        shapes.add(sample.shape)
+        return sample.mean(axis=axis)
+
+    low, high = stats.bootstrap_interval(values, statistic=mean)
+    assert {shape[-1] for shape in shapes} == {len(values)}
+    assert max(np.prod(shape) for shape in shapes) <= 2**24 + len(values)
+    half = 1.96 * values.std() / np.sqrt(len(values))  # the central limit theorem
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 10)
+
+
+def test_interval_of_few_is_bca() -> None:
+    values = np.random.default_rng(0).beta(8, 2, 70)
+    known = scipy_stats.bootstrap((values,), np.mean, method="BCa", rng=0).confidence_interval
+    assert stats.bootstrap_interval(values) == (known.low, known.high)
+
+
 def test_interval_of_nothing() -> None:
     assert np.isnan(stats.bootstrap_interval([])).all()
 

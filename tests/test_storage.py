@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from lggseg.cloud.account import Account, open_account
-from lggseg.cloud.storage import make_bucket, upload
+from lggseg.cloud.storage import make_bucket, put_resumably, upload
 from lggseg.data import Cohort, load_cohort
 from lggseg.packing import PACKED, unpack
 from lggseg.splits import make_split, read_split
@@ -67,26 +67,56 @@ def test_the_same_content_is_uploaded_once(
     assert not [request for request in aws if "ACL" in request.params]
 
 
-def test_an_upload_that_is_cut_off_leaves_nothing_and_can_be_made_again(
-    account: Account, cohort: Cohort, split: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    large = b"x" * (9 * 2**20)  # boto3 sends it in parts
-    monkeypatch.setattr("lggseg.cloud.storage.pack", lambda _, path: path.write_bytes(large))
-    events, event = account.session.events, "before-call.s3.CompleteMultipartUpload"
+@pytest.fixture
+def large(account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of two parts and the beginning of a third, and a bucket for it."""
+    monkeypatch.setattr("lggseg.cloud.storage.PART_BYTES", 5 * 2**20)
+    make_bucket(account)
+    path = tmp_path / "large"
+    path.write_bytes(b"a" * 5 * 2**20 + b"b" * 5 * 2**20 + b"c")
+    return path
+
+
+def cut_off(account: Account, path: Path, parts: int) -> None:
+    """An upload whose network is gone after so many parts."""
+    numbers = iter(range(parts))
 
     def cut(**_: object) -> None:
-        raise ConnectionError("the network is gone")
+        if next(numbers, None) is None:
+            raise ConnectionError("the network is gone")
 
-    events.register(event, cut)
+    event = "before-call.s3.UploadPart"
+    account.session.events.register(event, cut)
     with pytest.raises(ConnectionError, match="the network is gone"):
-        upload(cohort, split, account)
+        put_resumably(path, account, "data/large")
+    account.session.events.unregister(event, cut)
+
+
+def test_an_upload_that_was_cut_off_goes_on(
+    aws: list[Request], account: Account, large: Path
+) -> None:
+    cut_off(account, large, parts=2)
     s3 = account.session.client("s3")
-    assert not s3.list_objects_v2(Bucket=account.bucket).get("Contents")
-    assert not s3.list_multipart_uploads(Bucket=account.bucket).get("Uploads")
-    events.unregister(event, cut)
-    upload(cohort, split, account)
-    [entry] = s3.list_objects_v2(Bucket=account.bucket, Prefix="data/")["Contents"]
-    assert entry["Size"] == len(large)
+    assert "Contents" not in s3.list_objects_v2(Bucket=account.bucket)
+    aws.clear()
+    put_resumably(large, account, "data/large")
+    assert [request.params["PartNumber"] for request in sent(aws, "UploadPart")] == [3]
+    found = s3.get_object(Bucket=account.bucket, Key="data/large", ChecksumMode="ENABLED")
+    assert found["Body"].read() == large.read_bytes()
+    assert found["ChecksumSHA256"].endswith("-3") and found["ServerSideEncryption"] == "AES256"
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=account.bucket)
+
+
+def test_a_part_of_other_content_is_sent_again(
+    aws: list[Request], account: Account, large: Path
+) -> None:
+    cut_off(account, large, parts=2)
+    large.write_bytes(large.read_bytes().replace(b"b", b"d"))
+    aws.clear()
+    put_resumably(large, account, "data/large")
+    assert [request.params["PartNumber"] for request in sent(aws, "UploadPart")] == [2, 3]
+    found = account.session.client("s3").get_object(Bucket=account.bucket, Key="data/large")
+    assert found["Body"].read() == large.read_bytes()
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])

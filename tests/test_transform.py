@@ -14,9 +14,10 @@ from test_cleanup import keys, left
 from lggseg.cloud import transform as module
 from lggseg.cloud.account import Account
 from lggseg.cloud.cost import Plan
+from lggseg.cloud.storage import put
 from lggseg.cloud.transform import transform
 from lggseg.data import DataError
-from lggseg.formats import mask_tiff
+from lggseg.formats import mask_tiff, npy_bytes
 
 if TYPE_CHECKING:
     from aws_shapes import Request
@@ -53,6 +54,26 @@ def test_each_patient_gets_its_own_mask_and_nothing_is_left(
     [job] = [request.params for request in aws if request.operation == "CreateTransformJob"]
     assert job["Tags"] == account.tags
     assert job["TransformResources"] == {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1}
+
+
+def test_one_volume_at_a_time_is_in_memory(
+    aws: list[Request], account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(account)
+    done: list[str] = []
+
+    def made(volume: np.ndarray) -> bytes:
+        done.append("made")
+        return npy_bytes(volume)
+
+    def sent(path: Path, to: Account, key: str) -> str:
+        done.append("sent")
+        return put(path, to, key)
+
+    monkeypatch.setattr(module, "npy_bytes", made)
+    monkeypatch.setattr(module, "put", sent)
+    transform(MODEL, VOLUMES, account, PLAN, tmp_path)
+    assert done == ["sent", "made", "sent", "made", "sent"]  # the model, then the volumes
 
 
 def test_a_job_that_takes_too_long_is_stopped(

@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from optuna.trial import TrialState
 from test_train import CONFIG
 
 from lggseg import cli, tune
@@ -148,6 +150,44 @@ def test_trial_killed_before_its_first_heartbeat_is_replaced(
         tune.open_study(tmp_path).ask()
     table = tune.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
     assert table["number"].tolist() == [1, 2]
+
+
+def test_trial_started_in_the_future_is_replaced(
+    cohort: Cohort,
+    split: pd.DataFrame,
+    seen: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its process was killed before the first heartbeat, then the clock was set back."""
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        tune.open_study(tmp_path).ask()
+
+    class SetBack(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> SetBack:
+            return super().now(tz) - timedelta(days=1)
+
+    monkeypatch.setattr(tune, "datetime", SetBack)
+    table = tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+    assert table["number"].tolist() == [1]
+
+
+def test_a_search_goes_on_when_another_process_took_its_trial_for_killed(
+    cohort: Cohort, split: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, taken = imitate([]), []
+
+    def sleep_once(*arguments: Any, **options: Any) -> pd.Series:
+        if not taken:
+            (trial,) = tune.open_study(tmp_path).get_trials(states=[TrialState.RUNNING])
+            tune.open_study(tmp_path).tell(trial.number, state=TrialState.FAIL)
+            taken.append(trial.number)
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(tune, "validation_dice", sleep_once)
+    table = tune.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
+    assert taken == [0] and table["number"].tolist() == [1, 2]
 
 
 def test_gain_is_measured_on_the_folds_and_seeds_asked_for(

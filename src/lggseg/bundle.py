@@ -6,10 +6,10 @@ else it runs (``lggseg.monai_workflow``) travels with it.
 
 from __future__ import annotations
 
+import io
 import re
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import monai
@@ -21,7 +21,7 @@ import lggseg
 from lggseg import grid, monai_workflow, transforms, volume
 from lggseg.config import Config
 from lggseg.models import network_body
-from lggseg.paths import DataError, write_json
+from lggseg.paths import DataError, working_folder, write_json, writing
 from lggseg.predict import BATCH, Segmenter
 from lggseg.volume import CHANNELS, SIZE
 
@@ -31,8 +31,8 @@ SCHEMA = (
 )
 SCRIPTS = "scripts"
 WORKFLOW = f"{SCRIPTS}.monai_workflow"
-# What the bundle imports besides MONAI, torch and NumPy.
-PACKAGES = ("nibabel", "scikit-image", "scipy")
+# What the bundle imports besides MONAI, torch and NumPy; einops is what MONAI's transformers need.
+PACKAGES = ("einops", "nibabel", "scikit-image", "scipy")
 
 
 class Data(NamedTuple):
@@ -73,7 +73,12 @@ SIMULATED = Data(
 def export_bundle(model: Path | str, out: Path | str) -> Path:
     """Write a model folder as the MONAI bundle ``out``, a new folder named like the bundle.
 
-    Returns ``out``. Raises ``DataError`` for what is no model folder and for a folder that exists.
+    Returns ``out``. Raises ``DataError`` for what is no model folder and for a folder that exists,
+    ``ValueError`` for a network that is not MONAI's.
+
+    >>> bundle = export_bundle("models/lgg-unet", "exported/lgg-unet")
+    >>> sorted(path.name for path in bundle.iterdir())
+    ['LICENSE', 'configs', 'docs', 'models', 'scripts']
     """
     model, out = Path(model), Path(out)
     if out.exists():
@@ -81,16 +86,21 @@ def export_bundle(model: Path | str, out: Path | str) -> Path:
         raise DataError(out, "something that exists", "the name of a new folder", action)
     segmenter = Segmenter.load(model, "torch")
     config, card = segmenter.config, segmenter.card
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent) as beside:
-        root = Path(beside) / out.name
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write_bundle(model, config, card, out)
+    return out
+
+
+def _write_bundle(model: Path, config: Config, card: dict[str, Any], out: Path) -> None:
+    with working_folder(out.parent, ".exporting-") as beside:
+        root = beside / out.name
         write_json(inference(config), root / "configs" / "inference.json")
         write_json(metadata(config, card), root / "configs" / "metadata.json")
         _write_weights(model, root)
         _write_scripts(root / SCRIPTS)
         _write_docs(model, config, card, root)
         root.rename(out)
-    return out
 
 
 def inference(config: Config) -> dict[str, Any]:
@@ -142,7 +152,10 @@ def _compose(steps: list[dict[str, Any]]) -> dict[str, Any]:
 def _network(config: Config) -> dict[str, Any]:
     """The network of :func:`lggseg.models.build_network` in MONAI's words."""
     body, options = network_body(config)
-    head = f"torch.nn.Conv2d({config.width}, 4, kernel_size=1)"
+    if not body.__module__.startswith("monai."):
+        found = f"found {body.__module__}.{body.__name__}; expected one of MONAI's networks"
+        raise ValueError(f"network={config.network!r}: {found}. Share the model folder itself.")
+    head = f"torch.nn.Conv2d({options['out_channels']}, 4, kernel_size=1)"
     layers = f"torch.nn.PixelUnshuffle(2), @body, {head}, torch.nn.PixelShuffle(2)"
     return {
         "body": _component(body.__name__, **options),
@@ -201,7 +214,7 @@ def metadata(config: Config, card: dict[str, Any]) -> dict[str, Any]:
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
-        "required_packages_version": {name: version(name) for name in _packages(config)},
+        "required_packages_version": {name: version(name) for name in PACKAGES},
         "task": "Segmentation of lower-grade glioma in brain MRI",
         "description": _description(config),
         "authors": "the lggseg authors",
@@ -222,10 +235,6 @@ def metadata(config: Config, card: dict[str, Any]) -> dict[str, Any]:
 
 def _data(card: dict[str, Any]) -> Data:
     return SIMULATED if card["simulated"] else REAL
-
-
-def _packages(config: Config) -> list[str]:
-    return [*PACKAGES, "einops"] if config.network == "swin_unetr" else [*PACKAGES]
 
 
 def _description(config: Config) -> str:
@@ -267,7 +276,9 @@ def _tensor(config: Config, kind: str, channels: dict[str, str]) -> dict[str, An
 
 def _write_weights(model: Path, root: Path) -> None:
     (root / "models").mkdir()
-    torch.save(load_file(model / "weights.safetensors"), root / "models" / "model.pt")
+    content = io.BytesIO()  # torch's own writing does not say that a disk is full
+    torch.save(load_file(model / "weights.safetensors"), content)
+    (root / "models" / "model.pt").write_bytes(content.getbuffer())
 
 
 def _write_scripts(folder: Path) -> None:
@@ -289,7 +300,7 @@ def _write_docs(model: Path, config: Config, card: dict[str, Any], root: Path) -
         f"models: {data.weights}.\n"
         f"configs, scripts: {_MIT}, Copyright (c) 2026 the lggseg authors.\n"
     )
-    packages = " ".join(f"{name}=={version(name)}" for name in ("monai", *_packages(config)))
+    packages = " ".join(f"{name}=={version(name)}" for name in ("monai", *PACKAGES))
     text = README.format(
         name=root.name,
         description=_description(config),

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,11 +52,14 @@ def _train(options: argparse.Namespace) -> None:
 
 def train_from_options(options: argparse.Namespace) -> Path:
     """Train as the options of :func:`add_train_options` say; returns the run folder."""
+    from lggseg import distributed
     from lggseg.train import train
 
     cohort, split = _cohort_and_split(options)
     config = configuration.from_options(options)
     run = train(config, cohort, split, options.run, resume=options.resume)
+    if distributed.rank():
+        return run
     summary = json.loads((run / "model" / "config.json").read_text())["validation"]
     if summary:
         print(f"validation Dice per patient: {_interval(summary['dice'])}")
@@ -75,11 +79,12 @@ def _crossvalidate(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from lggseg.compare import compare, per_patient
+    from lggseg.models import NETWORKS
     from lggseg.stats import compare_all
 
     cohort, split = _cohort_and_split(options)
     base = configuration.from_options(options)
-    configs = {name: configuration.for_network(name, base) for name in options.networks}
+    configs = {name: replace(base, network=name) for name in options.networks or NETWORKS}
     table = compare(configs, cohort, split, options.run, resume=options.resume)
     dice = per_patient(table)
     write_table(compare_all(dice), options.run / "pairs.csv")
@@ -268,8 +273,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("compare", help="cross-validate several networks alike")
     add_train_options(command)
-    names = sorted(configuration.NETWORK_KNOBS)
-    command.add_argument("--networks", nargs="+", choices=names, default=names, help="(all)")
+    command.add_argument("--networks", nargs="+", help="of lggseg.models.NETWORKS (default: all)")
     command.set_defaults(call=_compare, run=Path("runs/compare"))
 
     command = commands.add_parser("predict", help="write masks for volumes never seen before")
@@ -342,13 +346,14 @@ def run(call: Callable[[], object]) -> int:
     """Call; a mistake of the user ends with its message alone, without a traceback."""
     try:
         call()
+        return 0
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"lggseg: {error}", file=sys.stderr)
-        return 1
+        code, message = 1, str(error)
     except KeyboardInterrupt:
-        print("lggseg: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        code, message = 130, "interrupted"
+    # Not before a progress bar, which goes with the error, has ended its line.
+    print(f"lggseg: {message}", file=sys.stderr)
+    return code
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,7 +10,9 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
+from typing import Self
 
 import numpy as np
 
@@ -71,3 +73,28 @@ def _ask(send: Send, pixels: np.ndarray, statistics: np.ndarray, accept: str, mo
     attributes = f"air={air}; contrast={contrast}; {more}"
     headers = {"Content-Type": NPY, "Accept": accept, ATTRIBUTES_HEADER: attributes}
     return send(npy_bytes(pixels), headers)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model that answers. As a context manager it is deleted at the end.
+
+    url: of ``/invocations``; send: the transport to it; delete: stops it, and may be called twice;
+    part: slices a request.
+    """
+
+    url: str
+    send: Send
+    delete: Callable[[], None]
+    part: int = PART
+
+    def predict(self, volume: np.ndarray) -> Prediction:
+        """The mask and probability of a volume, uint8 ``(slices, 256, 256, 3)``: the same as
+        ``Segmenter.predict`` gives, sent in parts where it is large."""
+        return segment(volume, self.send, self.part)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.delete()

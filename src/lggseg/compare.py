@@ -35,8 +35,10 @@ def compare(
 
     Writes ``patients.csv`` after each and returns it: a row per name and patient that is not a test
     patient, with the metrics of the model that had not seen the patient. Raises ``ValueError``
-    when two configurations differ in their seed.
+    when two configurations differ in their seed, or for an unknown network, before any training.
     """
+    for config in configs.values():
+        models.network_body(config)
     if len({config.seed for config in configs.values()}) > 1:
         raise ValueError("found configurations of different seeds, expected the same for all")
     run, tables = Path(run), []
@@ -50,7 +52,15 @@ def compare(
 
 
 def per_patient(table: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
-    """A metric with a row per patient and a column per model, in the order of the table."""
+    """A metric with a row per patient and a column per model, in the order of the table.
+
+    >>> scores = {"patient": ["A", "B"] * 2, "model": ["unet", "unet", "wide", "wide"]}
+    >>> per_patient(pd.DataFrame({**scores, "dice": [0.8, 0.7, 0.9, 0.6]}))
+    model    unet  wide
+    patient
+    A         0.8   0.9
+    B         0.7   0.6
+    """
     wide = table.pivot(index="patient", columns="model", values=metric)
     return wide[list(table["model"].unique())]
 
@@ -116,9 +126,7 @@ def training_seconds(folder: Path | str) -> float:
     return float(sum(table["seconds"].sum() for table in tables) / len(tables))
 
 
-def in_time_of(
-    reference: str, configs: Mapping[str, Config], run: Path | str
-) -> dict[str, Config]:
+def in_time_of(reference: str, configs: Mapping[str, Config], run: Path | str) -> dict[str, Config]:
     """The networks of ``run`` that trained longer than ``reference``, as ``"<name>, equal time"``
     with the epochs that take them its time; without those that would not finish one epoch."""
     fair = {}
@@ -146,11 +154,11 @@ def costs(configs: Mapping[str, Config], run: Path | str) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def _inference_ms(segmenter: Segmenter, slices: int = 32, repeats: int = 3) -> float:
-    volume = np.random.default_rng(0).integers(0, 255, (slices, SIZE, SIZE, 3), dtype=np.uint8)
+def _inference_ms(segmenter: Segmenter) -> float:
+    volume = np.random.default_rng(0).integers(0, 255, (32, SIZE, SIZE, 3), dtype=np.uint8)
     seconds = []
-    for _ in range(repeats):
+    for _ in range(3):
         start = time.perf_counter()
         segmenter.predict(volume)
         seconds.append(time.perf_counter() - start)
-    return 1000 * min(seconds) / slices
+    return 1000 * min(seconds) / len(volume)

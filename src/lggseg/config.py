@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from lggseg.paths import write_json
+
 
 def _knob(
     default: Any,
@@ -29,7 +31,14 @@ def _knob(
 
 @dataclass(frozen=True)
 class Config:
-    """What a run trains and how. Raises ``ValueError`` that names the knob when a value is off."""
+    """What a run trains and how. Raises ``ValueError`` that names the knob when a value is off.
+
+    >>> Config(epochs=12, downsample=4).size
+    64
+    >>> Config(dropout=1.5)
+    Traceback (most recent call last):
+    ValueError: dropout=1.5: expected a value from 0 to 1
+    """
 
     network: str = _knob("unet", "network, a name in lggseg.models.NETWORKS")
     width: int = _knob(32, "filters of the first level; each deeper level doubles them", low=2)
@@ -101,7 +110,7 @@ class Config:
 
     def save(self, path: Path) -> None:
         """Write the knobs as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_json(asdict(self), path)
 
     @classmethod
     def load(cls, path: Path) -> Config:
@@ -134,19 +143,6 @@ PROFILES: dict[str, Config] = {
     # The real cohort, on two cores or a GPU.
     "full": Config(),
 }
-
-
-# What a network wants other than the profile's knobs; each is built by lggseg.models.NETWORKS.
-NETWORK_KNOBS: dict[str, dict[str, Any]] = {
-    "unet": {},
-    "attention_unet": {},
-    "swin_unetr": {"width": 24},
-}
-
-
-def for_network(network: str, base: Config) -> Config:
-    """``base`` with another network and the knobs that it wants."""
-    return replace(base, network=network, **NETWORK_KNOBS.get(network, {}))
 
 
 def profile(name: str) -> Config:
@@ -228,9 +224,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def from_options(options: argparse.Namespace) -> Config:
     """The config that the parsed options of :func:`add_options` ask for."""
     given = {knob.name: getattr(options, knob.name) for knob in fields(Config)}
-    return _on_profile(
-        options.profile, {name: text for name, text in given.items() if text is not None}
-    )
+    strings = {name: text for name, text in given.items() if text is not None}
+    return Config.from_strings(strings, base=profile(options.profile))
 
 
 def from_hyperparameters(values: Mapping[str, str]) -> Config:
@@ -238,17 +233,15 @@ def from_hyperparameters(values: Mapping[str, str]) -> Config:
     (default: full), all of them strings. Those that SageMaker adds for itself are left out.
 
     Raises ``ValueError`` on an unknown knob or a wrong value.
+
+    >>> config = from_hyperparameters({"profile": "smoke", "epochs": "5", "paste": "false"})
+    >>> config.epochs, config.paste, config.width
+    (5, False, 8)
     """
     own = {name: text for name, text in values.items() if not name.startswith(_SAGEMAKERS)}
-    return _on_profile(_parse("profile", "str", own.pop("profile", "full")), own)
+    name = _parse("profile", "str", own.pop("profile", "full"))
+    return Config.from_strings(own, base=profile(name))
 
 
 # The SDK's settings, and what the tuner says of its objective.
 _SAGEMAKERS = ("sagemaker_", "_tuning_")
-
-
-def _on_profile(name: str, strings: Mapping[str, str]) -> Config:
-    base = profile(name)
-    if "network" in strings:
-        base = for_network(_parse("network", "str", strings["network"]), base)
-    return Config.from_strings(strings, base=base)

@@ -10,6 +10,7 @@ that follows an interrupted one), the model in ``/opt/ml/model``, the run's tabl
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import traceback
@@ -22,6 +23,7 @@ from lggseg.paths import DataError
 # SageMaker shows so many characters of a failure.
 FAILURE_LENGTH = 1024
 # Files of the run folder, beside the model, that are worth keeping.
+MASTER_PORT = 7777  # Where the processes of a job find each other.
 TABLES = ("config.json", "split.csv", "metrics.csv", "patients.csv")
 
 
@@ -45,7 +47,10 @@ def run_job(root: Path) -> None:
     SageMaker takes them from. Raises what :func:`lggseg.train.train` raises, ``ValueError`` for a
     wrong hyperparameter and ``DataError`` where there are no data."""
     # A wrong hyperparameter is found before torch is imported and the data are read.
-    config = read_hyperparameters(root / "input" / "config" / "hyperparameters.json")
+    settings = root / "input" / "config"
+    config = read_hyperparameters(settings / "hyperparameters.json")
+    start_processes(root, settings / "resourceconfig.json")
+    from lggseg import distributed
     from lggseg.data import load_cohort
     from lggseg.packing import unpack
     from lggseg.splits import make_split, read_split
@@ -57,11 +62,36 @@ def run_job(root: Path) -> None:
         given = channels / "split" / "split.csv"
         split = read_split(given, cohort) if given.exists() else make_split(cohort)
         run = train(config, cohort, split, root / "checkpoints", resume=True, progress=False)
+    if distributed.rank():
+        return
     shutil.copytree(run / "model", root / "model", dirs_exist_ok=True)
     tables = root / "output" / "data"
     tables.mkdir(parents=True, exist_ok=True)
     for name in TABLES:
         shutil.copy2(run / name, tables / name)
+
+
+def start_processes(root: Path, resources: Path) -> None:
+    """Become torchrun where the job has several GPUs or several hosts, as SageMaker's file
+    ``resources`` says; torchrun runs this module once for each GPU (without one, for each host)."""
+    import torch
+
+    facts = json.loads(resources.read_text()) if resources.exists() else {}
+    hosts, each = sorted(facts.get("hosts", [""])), max(1, torch.cuda.device_count())
+    if len(hosts) * each == 1 or torch.distributed.is_torchelastic_launched():
+        return
+    network = facts.get("network_interface_name", "eth0")
+    os.environ.update(NCCL_SOCKET_IFNAME=network, GLOO_SOCKET_IFNAME=network)
+    options = {
+        "nnodes": len(hosts),
+        "nproc-per-node": each,
+        "node-rank": hosts.index(facts.get("current_host", "")),
+        "master-addr": hosts[0] or "localhost",
+        "master-port": MASTER_PORT,
+    }
+    torchrun = [f"--{name}={value}" for name, value in options.items()]
+    program = [sys.executable, "-m", "torch.distributed.run", *torchrun]
+    os.execv(sys.executable, [*program, "-m", "lggseg.container", str(root)])
 
 
 def read_hyperparameters(path: Path) -> Config:
@@ -77,4 +107,4 @@ def read_hyperparameters(path: Path) -> Config:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(Path, sys.argv[1:])))

@@ -6,16 +6,19 @@ is built beside its place and renamed when complete: a half-written cache is nev
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +34,15 @@ from lggseg.paths import (
     patient_folders,
     read_table,
     slice_number,
+    working_folder,
+    writing,
 )
 from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 _CACHE_NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{24}")
+# Slices that wait for a thread at once.
+_BLOCK = 1024
 
 __all__ = ["CHANNELS", "FLAIR", "SIZE", "Cohort", "DataError", "load_cohort", "read_volume"]
 
@@ -67,10 +74,14 @@ class Cohort:
 
     def rows(self, patient: str) -> slice:
         """The rows of ``images``, ``masks`` and ``slices`` that belong to a patient."""
+        return self._rows[patient]
+
+    @cached_property
+    def _rows(self) -> dict[str, slice]:
         counts = self.patients["slices"]
-        position = counts.index.get_loc(patient)
-        start = int(counts.iloc[:position].sum())
-        return slice(start, start + int(counts[patient]))
+        ends = counts.cumsum().tolist()
+        starts = [0, *ends[:-1]]
+        return dict(zip(counts.index, map(slice, starts, ends), strict=True))
 
     def image(self, patient: str) -> np.ndarray:
         """The volume of a patient: uint8 ``(slices, 256, 256, 3)``."""
@@ -85,20 +96,39 @@ def load_cohort(root: Path | str, *, progress: bool = True) -> Cohort:
     """Read the tree at ``root`` (see :func:`lggseg.paths.find_tree`), or its cache.
 
     Raises ``DataError`` that names the file, what was found, what was expected and what to do.
+
+    >>> from lggseg.phantom import make_cohort
+    >>> cohort = load_cohort(make_cohort("data", patients=4, progress=False), progress=False)
+    >>> cohort.patients["institution"].tolist()
+    ['CS', 'DU', 'FG', 'HT']
+    >>> cohort.image(cohort.patients.index[0]).shape[1:]
+    (256, 256, 3)
     """
     tree = find_tree(root)
     folders = patient_folders(tree)
-    files = {folder: _slice_files(folder) for folder in folders}
     clinical = _read_clinical(tree / "data.csv", [folder.name for folder in folders])
     cache = _cache_folder(tree, folders)
-    if not _is_whole(cache):
-        _build_cache(cache, files, progress)
+    if not _is_whole(cache):  # one that is whole was made of the very same names, checked then
+        _build_cache(cache, {folder: _slice_files(folder) for folder in folders}, progress)
     slices = pd.read_csv(cache / "slices.csv", dtype={"patient": str, "digest": str})
     fingerprint = json.loads((cache / "meta.json").read_text())["fingerprint"]
     patients = _patients_table(slices).join(clinical)
     pixels = np.load(cache / "pixels.npy", mmap_mode="c")
     simulated = (tree / "simulated.json").exists()
     return Cohort(tree, *_views(pixels), slices, patients, fingerprint, simulated)
+
+
+def subset(cohort: Cohort, patients: Collection[str]) -> Cohort:
+    """The cohort of these patients alone, its pixels copied into memory; the fingerprint stays that
+    of the cohort which it is a part of."""
+    rows = cohort.slices["patient"].isin(patients).to_numpy()
+    return replace(
+        cohort,
+        images=cohort.images[rows],
+        masks=cohort.masks[rows],
+        slices=cohort.slices[rows].reset_index(drop=True),
+        patients=cohort.patients[cohort.patients.index.isin(patients)],
+    )
 
 
 def _views(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -286,31 +316,44 @@ def _is_whole(cache: Path) -> bool:
     """Whether the cache is there, of this version and of the right size."""
     try:
         meta = json.loads((cache / "meta.json").read_text())
-        bytes_found = (cache / "pixels.npy").stat().st_size
+        found = _sizes(cache)
     except (OSError, ValueError):
         return False
-    return bool(meta.get("version") == _CACHE_VERSION and meta.get("bytes") == bytes_found)
+    return bool(meta.get("version") == _CACHE_VERSION and meta.get("bytes") == found)
+
+
+def _sizes(cache: Path) -> dict[str, int]:
+    return {name: (cache / name).stat().st_size for name in ("pixels.npy", "slices.csv")}
 
 
 def _build_cache(cache: Path, files: dict[Path, list[Path]], progress: bool) -> None:
     slices = [(folder.name, number, path) for folder in files
               for number, path in enumerate(files[folder], start=1)]  # fmt: skip
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(cache.parent, len(slices) * SIZE * SIZE * 4)
-    beside = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".building-"))
+    with writing(cache.parent, _ELSEWHERE):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(cache.parent, len(slices) * SIZE * SIZE * 4)
+        with working_folder(cache.parent, ".building-") as beside:
+            built = beside / cache.name
+            built.mkdir()
+            _write_cache(built, slices, progress)
+            _replace_cache(cache, built)
+
+
+def _replace_cache(cache: Path, built: Path) -> None:
+    """Put a cache in its place, unless another process was first, and remove older ones of the
+    tree. They are renamed before they are deleted, so that half of one is never read."""
+    for old in cache.parent.glob(cache.name.split("-")[0] + "-*"):
+        if old != cache or not _is_whole(cache):
+            with suppress(OSError):  # another process removes it, too
+                os.replace(old, built.parent / f"old-{old.name}")
     try:
-        _write_cache(beside, slices, progress)
-        shutil.rmtree(cache, ignore_errors=True)
-        os.replace(beside, cache)
+        os.replace(built, cache)
     except OSError:
-        # Another process may have finished the same cache first.
         if not _is_whole(cache):
             raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    for old in cache.parent.glob(cache.name.split("-")[0] + "-*"):
-        if old != cache:
-            shutil.rmtree(old, ignore_errors=True)
+
+
+_ELSEWHERE = "Free some space, or set LGGSEG_CACHE to a folder on another disk."
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -320,7 +363,7 @@ def _check_room(folder: Path, needed: int) -> None:
             folder,
             f"{free / 2**20:.0f} MiB of free disk",
             f"{needed / 2**20:.0f} MiB for the cache",
-            "Free some space, or set LGGSEG_CACHE to a folder on another disk.",
+            _ELSEWHERE,
         )
 
 
@@ -337,8 +380,8 @@ def _write_cache(folder: Path, slices: list[tuple[str, int, Path]], progress: bo
     table = pd.DataFrame([names[:2] for names in slices], columns=["patient", "slice"])
     table[["tumour_pixels", "blank", "digest"]] = [fact[:3] for fact in facts]
     table.to_csv(folder / "slices.csv", index=False)
-    size = (folder / "pixels.npy").stat().st_size
-    meta = {"version": _CACHE_VERSION, "bytes": size, "fingerprint": fingerprint.hexdigest()}
+    facts_of_all = {"bytes": _sizes(folder), "fingerprint": fingerprint.hexdigest()}
+    meta = {"version": _CACHE_VERSION, **facts_of_all}
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
@@ -354,10 +397,12 @@ def _write_pixels(
         # Written rather than memory-mapped: a page fault for every 4 KiB takes twice as long.
         written = os.pwritev(file, [image.data, mask.data], place)
         if written != image.size + mask.size:
-            raise OSError(f"the cache for {paths[row]} could not be written: is the disk full?")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         digests = [hashlib.blake2b(part.data, digest_size=16).hexdigest() for part in (image, mask)]
         return int(np.count_nonzero(mask)), int(image.max()) <= BLANK, digests[0], digests[1]
 
+    # ``map`` makes a future of every row at once, so it gets some rows at a time.
+    blocks = (range(len(paths))[first : first + _BLOCK] for first in range(0, len(paths), _BLOCK))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = pool.map(write, range(len(paths)))
+        rows = chain.from_iterable(pool.map(write, block) for block in blocks)
         return list(tqdm(rows, "read slices", len(paths), unit="slice", disable=not progress))

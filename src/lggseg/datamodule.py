@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lggseg import transforms
+from lggseg import distributed, transforms
 from lggseg.config import Config
-from lggseg.data import Cohort
+from lggseg.data import Cohort, subset
 from lggseg.volume import channel_statistics
 
 
@@ -146,7 +146,9 @@ class TrainingRows:
     tumour-free ones each epoch.
 
     The order depends on the seed and the epoch alone. ``steps`` tells how many batches the run
-    has trained on, so that an interrupted run goes on with the very next one.
+    has trained on, so that an interrupted run goes on with the very next one. Of several processes
+    each draws from its own rows, as many batches as the others, which together have
+    ``config.batch_size`` rows; raises ``ValueError`` where a process has fewer rows than batches.
     """
 
     def __init__(
@@ -155,14 +157,21 @@ class TrainingRows:
         self.tumour, self.healthy, self.config, self.steps = tumour, healthy, config, steps
         wanted = round(config.healthy_ratio * len(tumour))
         self.healthy_per_epoch = min(wanted, len(healthy)) if len(tumour) else len(healthy)
+        rows = distributed.of_all(len(tumour) + self.healthy_per_epoch)
+        per_process = max(1, config.batch_size // len(rows))
+        self.batches = max(math.ceil(own / per_process) for own in rows)
+        if len(rows) > 1 and min(rows) < self.batches:
+            raise ValueError(
+                f"{len(rows)} processes: found one with {min(rows)} slices to train on, expected "
+                f"at least {self.batches}, one for each batch. Start fewer processes."
+            )
 
     def __len__(self) -> int:
-        rows = len(self.tumour) + self.healthy_per_epoch
-        return math.ceil(rows / self.config.batch_size)
+        return self.batches
 
     def __iter__(self) -> Iterator[Tensor]:
         epoch, done = divmod(self.steps(), len(self))
-        rng = np.random.default_rng([self.config.seed, epoch])
+        rng = np.random.default_rng([self.config.seed, epoch, distributed.rank()])
         healthy = rng.choice(self.healthy, self.healthy_per_epoch, replace=False)
         rows = torch.from_numpy(rng.permutation(np.concatenate([self.tumour, healthy])))
         # Batches of nearly the same size: batch normalisation dislikes a last batch of one.
@@ -173,11 +182,13 @@ class CohortDataModule(pl.LightningDataModule):
     """Serves batches of a cohort from the device that trains.
 
     sides: one label per slice of the cohort, ``train``, ``validation`` or anything else (unused).
+    Of several processes each serves, and keeps on its device, its own patients.
     """
 
     def __init__(self, cohort: Cohort, sides: np.ndarray, config: Config) -> None:
         super().__init__()
-        self.cohort, self.sides, self.config = cohort, sides, config
+        self.cohort, self.sides = own_share(cohort, sides)
+        self.config = config
         self.on_device: DeviceCohort | None = None
 
     def setup(self, stage: str) -> None:
@@ -204,5 +215,27 @@ class CohortDataModule(pl.LightningDataModule):
         assert self.trainer is not None and self.on_device is not None
         if self.trainer.training:
             # Seeded by the step, so that a resumed run draws what an uninterrupted one draws.
-            torch.manual_seed(self.config.seed * 1_000_003 + self.trainer.global_step)
+            step = self.config.seed * 1_000_003 + self.trainer.global_step
+            torch.manual_seed(step + (distributed.rank() << 40))
         return self.on_device.batch(batch, training=self.trainer.training)
+
+
+def own_share(cohort: Cohort, sides: np.ndarray) -> tuple[Cohort, np.ndarray]:
+    """The patients of this process, with the sides of their slices: of the patients to train on and
+    of those to validate on a share each, balanced by tumour slices and by slices. Raises
+    ``ValueError`` where there are more processes than patients of a side."""
+    count = distributed.processes()
+    if count == 1:
+        return cohort, sides
+    names = cohort.slices["patient"]
+    own: set[str] = set()
+    for side, weight in (("train", "tumour_slices"), ("validation", "slices")):
+        patients = cohort.patients.loc[names[sides == side].unique(), weight]
+        if 0 < len(patients) < count:
+            raise ValueError(
+                f"{count} processes: found {len(patients)} patients for {side}, expected one for "
+                "each process. Start fewer processes."
+            )
+        owner = distributed.shares(patients + 1, count)
+        own.update(owner.index[owner == distributed.rank()])
+    return subset(cohort, own), sides[names.isin(own).to_numpy()]

@@ -1,4 +1,4 @@
-"""What notebook 01 measures on a cohort."""
+"""What is in a cohort: what notebook 01 measures, and groups of its patients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from lggseg.data import CHANNELS, FLAIR, Cohort
+from lggseg.data import CHANNELS, FLAIR, Cohort, missing_sequences
 
 
 def contrast_in_mask(cohort: Cohort, margin: int = 8) -> pd.DataFrame:
@@ -39,3 +39,17 @@ def tissue_level(cohort: Cohort) -> pd.Series:
         flair = cohort.image(patient)[..., FLAIR]
         levels[patient] = float(np.median(flair[flair > flair.mean()]))
     return pd.Series(levels, name="FLAIR").rename_axis("patient")
+
+
+def groupings(cohort: Cohort) -> dict[str, pd.Series]:
+    """By name, the group of each patient (NaN where unknown): institution; tumour, thirds of the
+    cohort by volume; missing sequences; grade, where data.csv tells it."""
+    patients = cohort.patients
+    missing = missing_sequences(cohort).any(axis=1).map({False: "none", True: "some"})
+    ranks = patients["tumour_pixels"].rank(method="first")  # two alike would be no limit
+    thirds = pd.qcut(ranks, 3, labels=["small", "medium", "large"])
+    groups = {"institution": patients["institution"], "tumour": thirds}
+    groups["missing sequences"] = missing
+    if "neoplasm_histologic_grade" in patients:
+        groups["grade"] = patients["neoplasm_histologic_grade"].map({1: "II", 2: "III"})
+    return groups

@@ -17,6 +17,8 @@ tumour        empty       0                                the volume's diagonal
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,75 +34,63 @@ def dice_from_counts(tp: Any, fp: Any, fn: Any) -> Any:
 
 
 def dice(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Dice of two masks, bool of the same shape."""
+    """Dice of two masks, bool of the same shape.
+
+    >>> round(dice(np.array([True, True, False]), np.array([True, False, False])), 3)
+    0.667
+    """
     overlap = np.count_nonzero(truth & prediction)
     odd = np.count_nonzero(truth ^ prediction)
     return float(dice_from_counts(overlap, odd, 0))
 
 
-def patient_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
-    """All metrics of one patient's volume.
-
-    dice, iou, precision, recall; hd95 (95th percentile of the Hausdorff distance, the larger of
-    both directions) and assd (average symmetric surface distance) in voxels; lesion_f1;
-    slice_dice (mean over the slices with true tumour, as others report it; NaN without any);
-    missed (1 when there is tumour and none was found); truth_voxels and predicted_voxels. Raises
-    ``ValueError`` unless both are bool of the same three-dimensional shape.
-    """
-    _check_masks(truth, prediction)
-    tp = int(np.count_nonzero(truth & prediction))
-    fp = int(np.count_nonzero(prediction)) - tp
-    fn = int(np.count_nonzero(truth)) - tp
-    hd95, assd = surface_distances(truth, prediction)
-    return {
-        "dice": float(dice_from_counts(tp, fp, fn)),
-        "iou": _ratio(tp, tp + fp + fn),
-        "precision": _ratio(tp, tp + fp, empty=float(fn == 0)),
-        "recall": _ratio(tp, tp + fn, empty=float(fp == 0)),
-        "hd95": hd95,
-        "assd": assd,
-        "lesion_f1": lesion_f1(truth, prediction),
-        "slice_dice": slice_dice(truth, prediction),
-        "missed": float(tp + fn > 0 and tp + fp == 0),
-        "truth_voxels": float(tp + fn),
-        "predicted_voxels": float(tp + fp),
-    }
+def iou(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Intersection over union, the Jaccard index."""
+    return _ratio(np.count_nonzero(truth & prediction), np.count_nonzero(truth | prediction))
 
 
-def _check_masks(truth: np.ndarray, prediction: np.ndarray) -> None:
-    alike = truth.shape == prediction.shape and truth.ndim == 3
-    if not alike or truth.dtype != bool or prediction.dtype != bool:
-        raise ValueError(
-            f"masks: found truth {truth.dtype} {truth.shape} and prediction {prediction.dtype} "
-            f"{prediction.shape}; expected two bool volumes (slices, height, width) alike"
-        )
+def precision(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """The share of the predicted voxels that are tumour."""
+    right, found = np.count_nonzero(truth & prediction), np.count_nonzero(prediction)
+    return _ratio(right, found, empty=float(not truth.any()))
 
 
-def _ratio(part: float, whole: float, empty: float = 1.0) -> float:
-    return part / whole if whole else empty
+def recall(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """The share of the tumour's voxels that are predicted."""
+    return precision(prediction, truth)
 
 
-def surface_distances(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
-    """HD95 and ASSD in voxels, by MONAI, with the policy above for empty masks."""
+def _ratio(part: Any, whole: Any, empty: float = 1.0) -> float:
+    return float(part / whole) if whole else empty
+
+
+def hd95(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """95th percentile of the Hausdorff distance in voxels, the larger of both directions."""
     # MONAI takes seconds to import, and most of this module does without.
+    from monai.metrics import compute_hausdorff_distance
+
+    return _between_surfaces(partial(compute_hausdorff_distance, percentile=95), truth, prediction)
+
+
+def assd(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Average symmetric surface distance in voxels."""
+    from monai.metrics import compute_average_surface_distance
+
+    measure = partial(compute_average_surface_distance, symmetric=True)
+    return _between_surfaces(measure, truth, prediction)
+
+
+def _between_surfaces(
+    measure: Callable[..., Any], truth: np.ndarray, prediction: np.ndarray
+) -> float:
+    """A distance by MONAI, with the policy above for empty masks."""
     import torch
-    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 
-    if not truth.any() and not prediction.any():
-        return 0.0, 0.0
     if not truth.any() or not prediction.any():
-        diagonal = float(np.linalg.norm(truth.shape))
-        return diagonal, diagonal
-    box = _bounding_box(truth | prediction)
-    masks = [torch.from_numpy(mask[box].copy())[None, None] for mask in (prediction, truth)]
-    found, true = masks
-    hd95 = compute_hausdorff_distance(found, true, include_background=True, percentile=95)
-    assd = compute_average_surface_distance(found, true, include_background=True, symmetric=True)
-    return float(hd95), float(assd)
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    return ndimage.find_objects(mask.astype(np.uint8))[0]
+        return float(np.linalg.norm(truth.shape)) if (truth | prediction).any() else 0.0
+    box = ndimage.find_objects((truth | prediction).astype(np.uint8))[0]
+    masks = (torch.from_numpy(mask[box].copy())[None, None] for mask in (prediction, truth))
+    return float(measure(*masks, include_background=True))
 
 
 def lesion_f1(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -134,6 +124,44 @@ def slice_dices(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     overlap = (truth & prediction).sum(axis=axes)[slices]
     total = truth.sum(axis=axes)[slices] + prediction.sum(axis=axes)[slices]
     return 2 * overlap / total
+
+
+# A line a metric: its column in the table per patient, and what makes it of the truth and the
+# prediction (docs/extending.md).
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "dice": dice,
+    "iou": iou,
+    "precision": precision,
+    "recall": recall,
+    "hd95": hd95,
+    "assd": assd,
+    "lesion_f1": lesion_f1,
+    "slice_dice": slice_dice,
+    "missed": lambda truth, prediction: float(truth.any() and not prediction.any()),
+    "truth_voxels": lambda truth, _: float(np.count_nonzero(truth)),
+    "predicted_voxels": lambda _, prediction: float(np.count_nonzero(prediction)),
+}
+
+
+def patient_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    """All of :data:`METRICS` for one patient's volume, by name.
+
+    missed: 1 when there is tumour and none was found. Raises ``ValueError`` unless both masks are
+    bool of the same three-dimensional shape.
+
+    >>> truth = np.zeros((3, 8, 8), dtype=bool)
+    >>> truth[1, 2:6, 2:6] = True
+    >>> scores = patient_metrics(truth, np.roll(truth, 1, axis=2))
+    >>> scores["dice"], scores["hd95"], scores["missed"]
+    (0.75, 1.0, 0.0)
+    """
+    alike = truth.shape == prediction.shape and truth.ndim == 3
+    if not alike or truth.dtype != bool or prediction.dtype != bool:
+        raise ValueError(
+            f"masks: found truth {truth.dtype} {truth.shape} and prediction {prediction.dtype} "
+            f"{prediction.shape}; expected two bool volumes (slices, height, width) alike"
+        )
+    return {name: metric(truth, prediction) for name, metric in METRICS.items()}
 
 
 def expected_dice(probability: np.ndarray, prediction: np.ndarray) -> float:

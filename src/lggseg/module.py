@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lggseg import models, transforms
+from lggseg import distributed, models, transforms
 from lggseg.config import Config
 from lggseg.datamodule import Batch, CohortDataModule
 from lggseg.metrics import dice_from_counts
@@ -49,11 +49,16 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, _ = self.model_step(batch)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.rows))
+        self._log_mean("train/loss", loss, batch)
         self._unchecked.append((loss.detach(), batch.rows))
         if len(self._unchecked) == STEPS_BETWEEN_CHECKS:
             self._check_losses()
         return loss
+
+    def _log_mean(self, name: str, loss: Tensor, batch: Batch) -> None:
+        """Log the mean over all slices of an epoch."""
+        slices = len(batch.rows)
+        self.log(name, loss, on_step=False, on_epoch=True, batch_size=slices, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         self._check_losses()
@@ -84,7 +89,7 @@ class SegmentationModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss, logits = self.model_step(batch)
-        self.log("val/loss", loss, batch_size=len(batch.rows))
+        self._log_mean("val/loss", loss, batch)
         cohort = self.datamodule.on_device
         assert cohort is not None
         probability = transforms.enlarge(logits, self.config.downsample).sigmoid()
@@ -95,11 +100,13 @@ class SegmentationModule(pl.LightningModule):
         self._counts.index_add_(0, cohort.patient[batch.rows], counts)
 
     def validation_dice(self) -> pd.Series:
-        """Dice per patient over its validation slices, at native pixels; index patient."""
+        """Dice per patient over its validation slices, at native pixels, of the patients of all
+        processes; index patient. Exact: a patient belongs to one process."""
         cohort, sides = self.datamodule.cohort, self.datamodule.sides
         dice = dice_from_counts(*self._counts.double().cpu().numpy().T)
         seen = cohort.patients.index.isin(cohort.slices["patient"][sides == "validation"])
-        return pd.Series(dice, index=cohort.patients.index, name="dice")[seen]
+        own = pd.Series(dice, index=cohort.patients.index, name="dice")[seen]
+        return pd.concat(distributed.of_all(own)).sort_index()
 
     def on_validation_epoch_end(self) -> None:
         dice = self.validation_dice()

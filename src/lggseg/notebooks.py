@@ -12,7 +12,7 @@ from pathlib import Path
 import papermill
 from tqdm.auto import tqdm
 
-from lggseg.paths import runs_root
+from lggseg.paths import new_folder, runs_root, writing
 
 
 def run_notebooks(folder: Path, out: Path, parameters: dict[str, str]) -> list[Path]:
@@ -24,7 +24,7 @@ def run_notebooks(folder: Path, out: Path, parameters: dict[str, str]) -> list[P
     notebooks = sorted(folder.glob("[0-9]*.ipynb"))
     if not notebooks:
         raise RuntimeError(f"{folder}: found no notebook; run this in the project's folder")
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out)
     _quiet_kernels()
     seconds = {}
     with tqdm(notebooks, unit="notebook") as bar:
@@ -43,14 +43,15 @@ def execute(notebook: Path, target: Path, parameters: dict[str, str]) -> None:
     chosen = {name: value for name, value in parameters.items() if name in declared}
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(target),
-            chosen,
-            kernel_name="python3",
-            cwd=str(notebook.resolve().parent),
-            progress_bar=False,
-        )
+        with writing(target):
+            papermill.execute_notebook(
+                str(notebook),
+                str(target),
+                chosen,
+                kernel_name="python3",
+                cwd=str(notebook.resolve().parent),
+                progress_bar=False,
+            )
     except papermill.PapermillExecutionError as error:
         raise RuntimeError(
             f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"

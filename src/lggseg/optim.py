@@ -28,8 +28,9 @@ class MuonAdamW(torch.optim.Optimizer):
     it learns slower than another; torch's Muon takes matrices only, so it gets views.
 
     Its update is scaled to the size of AdamW's (Liu 2025, equation 4), so that both share a rate.
-    Parameter group 0 is Muon's, 1 is AdamW's; a schedule sets their ``lr`` here. Raises
-    ``ValueError`` when a convolution's weight does not lie in memory channels last.
+    The last parameter group is AdamW's; the one before is Muon's, where there are such weights. A
+    schedule sets their ``lr`` here. Raises ``ValueError`` when a convolution's weight does not lie
+    in memory channels last.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float) -> None:
@@ -40,11 +41,13 @@ class MuonAdamW(torch.optim.Optimizer):
             if view.data_ptr() != weight.data_ptr():
                 raise ValueError(f"weight {tuple(weight.shape)}: expected channels last in memory")
         rates: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
-        self._parts = (
-            torch.optim.Muon(self._views, adjust_lr_fn="match_rms_adamw", **rates),
-            torch.optim.AdamW(others, fused=others[0].device.type in ("cpu", "cuda"), **rates),
-        )
-        super().__init__([{"params": weights}, {"params": others}], rates)
+        adamw = torch.optim.AdamW(others, fused=others[0].device.type in ("cpu", "cuda"), **rates)
+        muon: tuple[torch.optim.Optimizer, ...] = ()
+        if weights:  # a small network may have none for Muon
+            muon = (torch.optim.Muon(self._views, adjust_lr_fn="match_rms_adamw", **rates),)
+        self._weights, self._parts = weights, (*muon, adamw)
+        groups = [{"params": group} for group in (weights, others) if group]
+        super().__init__(groups, rates)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -53,7 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for view, weight in zip(self._views, self.param_groups[0]["params"], strict=True):
+        for view, weight in zip(self._views, self._weights, strict=True):
             view.grad = None if weight.grad is None else as_matrix(weight.grad)
         for part, group in zip(self._parts, self.param_groups, strict=True):
             part.param_groups[0]["lr"] = group["lr"]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 if TYPE_CHECKING:
     import pandas as pd
+    from filelock import BaseFileLock
 
 PATIENT = re.compile(r"TCGA_(?P<institution>\w\w)_\w{4}_\d{8}")
 
@@ -24,15 +30,85 @@ class DataError(ValueError):
         super().__init__(f"{path}: found {found}; expected {expected}. {action}")
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file beside ``path``, then rename it: never a half-written file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
+# What the system answers where a disk is full or may not be written to.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def writing(
+    path: Path, action: str = "Free some space, or choose another folder."
+) -> Iterator[None]:
+    """What is written inside is ``path`` to the user: a full or a read-only disk raises
+    ``DataError`` that names it and asks for ``action``."""
     try:
-        write(beside)
-        os.replace(beside, path)
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        found = f"no way to write it ({os.strerror(error.errno)})"
+        raise DataError(path, found, "free space and the right to write there", action) from error
+
+
+def new_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing. Raises ``DataError``."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file beside ``path``, then rename it: never a half-written file.
+
+    Raises ``DataError`` where the disk is full or may not be written to.
+    """
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(beside)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def try_lock(file: Path) -> BaseFileLock | None:
+    """A lock on a file, made if there is none, until it is released or the process ends, however it
+    ends; ``None`` while another process holds it. Where the file system knows no locks there are
+    none: everyone gets one."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+    return lock
+
+
+@contextmanager
+def working_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder ``<prefix>…`` in ``parent`` to build something in that is then renamed out of
+    it; it is gone at the end. What killed processes left under the prefix goes, too."""
+    for left in parent.glob(f"{prefix}*.lock"):
+        with suppress(OSError):  # another user's
+            if abandoned := try_lock(left):
+                _remove(left.with_suffix(""), abandoned)
+    made = parent / f"{prefix}{uuid4().hex}"
+    lock = try_lock(Path(f"{made}.lock"))
+    try:
+        made.mkdir()
+        yield made
     finally:
-        beside.unlink(missing_ok=True)
+        _remove(made, lock)
+
+
+def _remove(folder: Path, lock: BaseFileLock | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    Path(f"{folder}.lock").unlink(missing_ok=True)
+    if lock:
+        lock.release()
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -72,7 +148,9 @@ def fresh_folder(path: Path) -> Path:
     """``path``, free for a new run: an earlier one is kept under its time."""
     if path.exists():
         stamp = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
-        path.rename(path.with_name(f"{path.name}-{stamp}"))
+        names = chain([""], (f"-{number}" for number in count(2)))
+        places = (path.with_name(f"{path.name}-{stamp}{name}") for name in names)
+        path.rename(next(place for place in places if not place.exists()))
     return path
 
 

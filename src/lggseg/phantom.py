@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from scipy import ndimage
 from tqdm.auto import tqdm
 
 from lggseg.data import SIZE, DataError
-from lggseg.paths import project_root
+from lggseg.paths import project_root, working_folder, writing
 
 VERSION = 2
 # Two processes need about 1 GiB together; more would not fit a small machine.
@@ -117,13 +118,15 @@ def make_cohort(
     facts = {"patients": patients, "seed": seed, "version": VERSION}
     if _is_cohort(root, facts):
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=".simulating-") as beside:
-        tree = Path(beside) / "kaggle_3m"
-        _write_tree(tree, facts, progress)
-        if root.exists():
-            root.rename(Path(beside) / "replaced")
-        tree.rename(root)
+    with writing(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with working_folder(root.parent, ".simulating-") as beside:
+            _write_tree(beside / "kaggle_3m", facts, progress)
+            # Another process may have made the same cohort meanwhile, and someone may read it.
+            if not _is_cohort(root, facts):
+                if root.exists():
+                    root.rename(beside / "replaced")
+                (beside / "kaggle_3m").rename(root)
     return root
 
 
@@ -227,9 +230,14 @@ def _write_patient(plan: Plan, root: Path) -> None:
     folder.mkdir()
     for number, (image, truth) in enumerate(zip(images, mask, strict=True), start=1):
         path, pixels = folder / f"{plan.name}_{number}.tif", truth.astype(np.uint8) * 255
-        tifffile.imwrite(path, image, photometric="rgb", metadata=None, software=False)
-        path = path.with_name(f"{path.stem}_mask.tif")
-        tifffile.imwrite(path, pixels, photometric="minisblack", metadata=None, software=False)
+        _write_tiff(path, image, "rgb")
+        _write_tiff(path.with_name(f"{path.stem}_mask.tif"), pixels, "minisblack")
+
+
+def _write_tiff(path: Path, pixels: np.ndarray, photometric: Any) -> None:
+    file = BytesIO()  # NumPy, which writes for tifffile, does not say that a disk is full
+    tifffile.imwrite(file, pixels, photometric=photometric, metadata=None, software=False)
+    path.write_bytes(file.getbuffer())
 
 
 @cache

@@ -6,7 +6,8 @@ white, so that a figure reads the same on a dark page. Figures of a simulated co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,8 +27,8 @@ from lggseg.stats import agreement, bootstrap_interval
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
 SKY = "#56B4E9"  # blue that shows on a dark slice
-# Colour and marker of each of several models.
-_LOOKS = tuple(zip((BLUE, ORANGE, GREEN, RED, SKY), "osD^v", strict=True))
+# Colours and markers of several models; 5 and 6 of them give 30 pairs.
+_COLOURS, _MARKERS = (BLUE, ORANGE, GREEN, RED, SKY), "osD^vP"
 
 plt.rcParams.update(
     {
@@ -41,6 +42,11 @@ plt.rcParams.update(
         "legend.frameon": False,
     }
 )
+
+
+def _looks() -> Iterator[tuple[str, str]]:
+    """Colour and marker of one model after another."""
+    return zip(cycle(_COLOURS), cycle(_MARKERS), strict=False)
 
 
 def _figure(
@@ -103,9 +109,10 @@ def outlines(cohort: Cohort, patients: Sequence[str]) -> Figure:
     return figure
 
 
-def montage(cohort: Cohort, patient: str, columns: int = 8) -> Figure:
+def montage(cohort: Cohort, patient: str) -> Figure:
     """All slices of a patient, from the lowest to the highest, the mask's outline in red."""
     flair, mask = cohort.image(patient)[..., FLAIR], cohort.mask(patient)
+    columns = 8
     rows = -(-len(flair) // columns)
     title = f"All FLAIR slices of {patient}"
     figure, axes = _figure(cohort, title, (columns * 1.2, rows * 1.35 + 0.4), rows, columns)
@@ -382,7 +389,7 @@ def leaderboard(
         axes[0].plot(values.mean(), place, "o", color=RED, markersize=7, markeredgecolor="white")
         axes[0].text(1.03, place, f"{values.mean():.3f}\n({low:.3f}–{high:.3f})", va="center")
     styles = ("dashed", "dotted", "dashdot")
-    for style, (label, value) in zip(styles, (published or {}).items(), strict=False):
+    for style, (label, value) in zip(cycle(styles), (published or {}).items(), strict=False):
         axes[0].axvline(value, color=GREY, linestyle=style, label=f"{label}: {value:.2f}")
     axes[0].set_yticks(range(dice.shape[1]), ordered.columns.tolist())
     axes[0].set(xlabel="Dice over the whole volume", xlim=(-0.02, 1.02))
@@ -438,13 +445,13 @@ def expected_against_true(cohort: Cohort, table: pd.DataFrame) -> Figure:
     return figure
 
 
-def disagreement(cohort: Cohort, dice: pd.DataFrame, patients: int = 12) -> Figure:
-    """Dice of the patients on whom the models differ most, a colour and a marker per model."""
+def disagreement(cohort: Cohort, dice: pd.DataFrame) -> Figure:
+    """Dice of the 12 patients on whom the models differ most, a colour and a marker per model."""
     spread = dice.max(axis=1) - dice.min(axis=1)
-    rows = dice.loc[spread.nlargest(patients).index[::-1]]
+    rows = dice.loc[spread.nlargest(12).index[::-1]]
     figure, axes = _figure(cohort, "Where the models disagree", (8, 0.28 * len(rows) + 1.4))
     axes[0].hlines(range(len(rows)), rows.min(axis=1), rows.max(axis=1), color=GREY, linewidth=0.8)
-    for name, (colour, marker) in zip(rows, _LOOKS, strict=False):
+    for name, (colour, marker) in zip(rows, _looks(), strict=False):
         axes[0].scatter(rows[name], range(len(rows)), color=colour, marker=marker, label=name)
     axes[0].set_yticks(range(len(rows)), rows.index.tolist())
     axes[0].set(xlabel="Dice over the whole volume", xlim=(-0.02, 1.02))
@@ -457,7 +464,7 @@ def reliability(cohort: Cohort, tables: Mapping[str, np.ndarray]) -> Figure:
     :func:`lggseg.metrics.reliability`, and how many voxels have which probability."""
     figure, axes = _figure(cohort, "Are the probabilities right?", (9, 4), 1, 2)
     axes[0].plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
-    for (name, table), (colour, marker) in zip(tables.items(), _LOOKS, strict=False):
+    for (name, table), (colour, marker) in zip(tables.items(), _looks(), strict=False):
         voxels, probabilities, tumours = table[table[:, 0] > 0].T
         mean = probabilities / voxels
         axes[0].plot(mean, tumours / voxels, color=colour, marker=marker, markersize=4, label=name)
@@ -552,13 +559,13 @@ def features_by_group(
     known = groups.dropna().astype(int)
     sizes = known.value_counts().sort_index()
     for axis, name in zip(axes, features, strict=True):
-        for shift, (table, look) in enumerate(zip(tables.values(), _LOOKS, strict=False)):
+        for shift, (table, look) in enumerate(zip(tables.values(), _looks(), strict=False)):
             for level in sizes.index:
                 values = table[name].reindex(known.index[known == level]).dropna()
                 _dots(axis, level + 0.36 * (shift - (len(tables) - 1) / 2), values, *look)
         axis.set_xticks(sizes.index, [f"{level}\n(n={size})" for level, size in sizes.items()])
         axis.set_title(_words(name), fontsize=9)
-    for label, (colour, marker) in zip(tables, _LOOKS, strict=False):
+    for label, (colour, marker) in zip(tables, _looks(), strict=False):
         axes[0].scatter([], [], s=14, color=colour, marker=marker, label=label)
     figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 from lggseg.config import Config
 from lggseg.formats import mask_tiff
 from lggseg.metrics import (
+    dice,
     expected_calibration_error,
     expected_dice,
     patient_metrics,
@@ -34,6 +36,7 @@ from lggseg.paths import (
     contents,
     ending,
     is_patient,
+    new_folder,
     patient_folders,
     replace_file,
     tree_below,
@@ -87,6 +90,9 @@ class Segmenter:
         """Load a model folder with the engine ``onnx`` (default) or ``torch``.
 
         Raises ``DataError`` that names the missing or unreadable file.
+
+        >>> Segmenter.load("models/lgg-unet").config.network
+        'unet'
         """
         folder = Path(folder)
         for name in FILES:
@@ -100,10 +106,10 @@ class Segmenter:
         return cls(config, card, open_engine(folder, config))
 
     @classmethod
-    def ensemble(cls, folders: Sequence[Path | str], engine: str = "onnx") -> Segmenter:
+    def ensemble(cls, folders: Sequence[Path | str]) -> Segmenter:
         """The mean probability of several models that take the same channels, such as those of all
         folds; threshold and the rest are the first's. Raises ``ValueError`` for other channels."""
-        members = [cls.load(folder, engine) for folder in folders]
+        members = [cls.load(folder) for folder in folders]
         channels = [member.config.channels for member in members]
         if len(set(channels)) != 1:
             raise ValueError(f"found models of {channels} channels, expected the same for all")
@@ -120,6 +126,14 @@ class Segmenter:
         sees neighbouring slices sees those ``apart`` slices away, which for thin slices should be
         as far as in training (:attr:`lggseg.nifti.Scan.apart`). Raises ``ValueError`` for another
         shape or dtype.
+
+        >>> from lggseg.phantom import make_patient, plan_cohort
+        >>> volume, truth = make_patient(plan_cohort(patients=1, seed=0)[0])
+        >>> prediction = Segmenter.load("models/lgg-unet").predict(volume)
+        >>> prediction.mask.shape == prediction.probability.shape == truth.shape
+        True
+        >>> dice(truth, prediction.mask) > 0.7
+        True
         """
         if volume.dtype != np.uint8 or volume.ndim != 4 or volume.shape[1:] != (SIZE, SIZE, 3):
             raise ValueError(
@@ -169,16 +183,23 @@ def predict_folder(
     from lggseg.data import read_volume
 
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out)
     rows: list[dict[str, Any]] = []
-    for path in tqdm(
-        volume_paths(Path(data)), desc="predict", unit="patient", disable=not progress
-    ):
-        volume, truth = read_volume(path)
-        prediction = segmenter.predict(volume)
-        _write_mask(prediction.mask, out / f"{path.stem}_mask.tif")
-        rows.append({"patient": path.stem, **_describe(prediction, truth)})
-        write_table(pd.DataFrame(rows), out / "predictions.csv")
+    due = 1.0
+    try:
+        for path in tqdm(
+            volume_paths(Path(data)), desc="predict", unit="patient", disable=not progress
+        ):
+            volume, truth = read_volume(path)
+            prediction = segmenter.predict(volume)
+            _write_mask(prediction.mask, out / f"{path.stem}_mask.tif")
+            rows.append({"patient": path.stem, **_describe(prediction, truth)})
+            if len(rows) >= due:  # a tenth more: after each, a long table would take the time
+                write_table(pd.DataFrame(rows), out / "predictions.csv")
+                due = 1.1 * len(rows)
+    finally:
+        if rows:
+            write_table(pd.DataFrame(rows), out / "predictions.csv")
     return pd.DataFrame(rows)
 
 
@@ -250,7 +271,7 @@ def _describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any
         "tumour_voxels": int(mask.sum()),
         "expected_dice": round(prediction.expected_dice, 4),
     }
-    return facts if truth is None else {**facts, "dice": patient_metrics(truth, mask)["dice"]}
+    return facts if truth is None else {**facts, "dice": dice(truth, mask)}
 
 
 def _write_mask(mask: np.ndarray, path: Path) -> None:
@@ -368,13 +389,14 @@ def inference_graph(network: torch.nn.Module, config: Config) -> torch.nn.Module
 
 def export_model(network: torch.nn.Module, config: Config, folder: Path) -> None:
     """Write the weights and the graph of a model folder; :func:`write_card` completes it."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     network = network.cpu().eval()
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    replace_file(folder / "weights.safetensors", lambda path: save_file(weights, path))
-    replace_file(folder / "model.onnx", lambda path: _export_onnx(network, config, path))
+    # Written by Python, whose errors say that a disk is full.
+    parts = {"weights.safetensors": save(weights), "model.onnx": _onnx(network, config)}
+    for name, content in parts.items():
+        replace_file(folder / name, partial(Path.write_bytes, data=content))
 
 
 def write_card(config: Config, card: dict[str, Any], folder: Path) -> None:
@@ -389,7 +411,7 @@ def amend_card(folder: Path, facts: dict[str, Any]) -> None:
     write_json({**json.loads(path.read_text()), **facts}, path)
 
 
-def _export_onnx(network: torch.nn.Module, config: Config, path: Path) -> None:
+def _onnx(network: torch.nn.Module, config: Config) -> bytes:
     import torch
 
     # The exporter warns of operations of packages that are not installed, which none here uses.
@@ -400,27 +422,20 @@ def _export_onnx(network: torch.nn.Module, config: Config, path: Path) -> None:
     air, contrast = torch.zeros(1, config.channels), torch.ones(1, config.channels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
+        program = torch.onnx.export(
             graph,
             (image, air, contrast),
-            path,
             input_names=["image", "air", "contrast"],
             output_names=["probability"],
             dynamic_shapes=({0: torch.export.Dim("slices")}, None, None),
-            external_data=False,
             verbose=False,
         )
-    _forget_source(path)
-
-
-def _forget_source(path: Path) -> None:
-    """Take the exporter's stack traces, which name this machine's folders, out of an ONNX file."""
-    import onnx
-
-    model = onnx.load(path)
+    assert program is not None
+    model = program.model_proto
+    # The exporter's stack traces name this machine's folders.
     for node in model.graph.node:
         node.ClearField("metadata_props")
-    onnx.save(model, path)
+    return cast(bytes, model.SerializeToString())
 
 
 def _versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lggseg import tracking
-from lggseg.paths import DataError, runs_root, write_json
+from lggseg.paths import DataError, runs_root, working_folder, write_json, writing
 from lggseg.predict import FILES, Segmenter
 
 LATEST = "latest"
@@ -26,6 +26,11 @@ def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: s
     ``to="sagemaker"`` registers it in SageMaker's Model Registry, which has no aliases, and returns
     the version's ARN. Raises ``DataError`` unless the folder holds a model that loads,
     ``ValueError`` for a name that is no name of a folder.
+
+    >>> register("models/lgg-unet", "unet", aliases=["best"])
+    'v1'
+    >>> resolve("unet:best").name
+    'v1'
     """
     folder = _folder(name)
     Segmenter.load(model)
@@ -36,15 +41,28 @@ def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: s
         from lggseg.cloud.model_registry import register_on_aws
 
         return register_on_aws(Path(model), name, open_account())
-    version = f"v{max(_versions(folder), default=0) + 1}"
-    beside = folder / f".{version}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    for file in FILES:
-        shutil.copy2(Path(model) / file, beside / file)
-    beside.rename(folder / version)
+    version = _keep(Path(model), folder)
     write_json({**_aliases(folder), **dict.fromkeys([*aliases, LATEST], version)}, _table(folder))
     return version
+
+
+def _keep(model: Path, folder: Path) -> str:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with working_folder(folder, ".registering-") as beside:
+            copy = beside / "model"
+            copy.mkdir()
+            for file in FILES:
+                shutil.copy2(model / file, copy / file)
+            while True:
+                version = f"v{max(_versions(folder), default=0) + 1}"
+                try:
+                    copy.rename(folder / version)
+                except OSError:
+                    if not (folder / version).exists():  # else another process was first
+                        raise
+                else:
+                    return version
 
 
 def resolve(name: str) -> Path:

@@ -115,10 +115,10 @@ class Answer:
     model: dict[str, Any]
 
 
-def serve(model: Path | str, host: str, port: int, limits: Limits | None = None) -> None:
+def serve(model: Path | str, host: str, port: int) -> None:
     """Serve a model folder until SIGTERM or SIGINT, which let running requests finish; then the
     process exits with 0. Raises ``DataError`` for a folder without a model."""
-    run(build_app(Path(model), limits or Limits()), host=host, port=port)
+    run(build_app(Path(model), Limits()), host=host, port=port)
 
 
 def run(app: FastAPI, host: str, port: int, **options: Any) -> None:

@@ -31,6 +31,14 @@ def make_split(
     every side sees every institution and tumour size. Returns the columns patient, institution,
     tumour_pixels, role (test or development) and fold (-1 for test), sorted by patient. Raises
     ``ValueError`` when there are fewer patients than folds to fill.
+
+    >>> from lggseg.data import load_cohort
+    >>> from lggseg.phantom import make_cohort
+    >>> cohort = load_cohort(make_cohort("data", patients=4, progress=False), progress=False)
+    >>> split = make_split(cohort, test_fraction=0.25, folds=3)
+    >>> split["role"].value_counts().to_dict()
+    {'development': 3, 'test': 1}
+    >>> check_no_leakage(cohort, slice_sides(cohort, split))
     """
     rng = np.random.default_rng(seed)
     table = cohort.patients.reset_index()[COLUMNS[:3]]

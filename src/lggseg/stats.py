@@ -6,11 +6,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+MANY = 1000  # values, from which on an interval need not be BCa
 
 
 def bootstrap_interval(
@@ -23,7 +25,13 @@ def bootstrap_interval(
     """Bootstrap interval of a statistic over patients (BCa, Efron 1987), by ``scipy.stats``.
 
     NaN are left out. With fewer than three values, or values all alike, there is nothing to
-    resample: the interval is their range.
+    resample: the interval is their range. From 1,000 values on it is the percentile interval:
+    BCa leaves out each value in turn, which takes the square of their number in time and memory,
+    and corrects what falls with its root.
+
+    >>> low, high = bootstrap_interval([0.91, 0.88, 0.85, 0.79, 0.42])  # the mean is 0.77
+    >>> f"{low:.2f} to {high:.2f}"
+    '0.52 to 0.87'
     """
     sample = np.asarray(values, dtype=float)
     sample = sample[~np.isnan(sample)]
@@ -31,11 +39,17 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     if len(sample) < 3 or np.ptp(sample) == 0:
         return float(sample.min()), float(sample.max())
+    methods: list[Literal["BCa", "percentile"]] = ["BCa", "percentile"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a degenerate BCa warns and gives NaN; handled below
-        for method in ("BCa", "percentile"):
+        for method in methods[len(sample) >= MANY :]:
             low, high = stats.bootstrap(
-                (sample,), statistic, confidence_level=confidence, method=method, rng=seed
+                (sample,),
+                statistic,
+                confidence_level=confidence,
+                method=method,
+                batch=1 + 2**24 // len(sample),  # resamples of 128 MiB at once
+                rng=seed,
             ).confidence_interval
             if np.isfinite([low, high]).all():
                 break
@@ -43,7 +57,12 @@ def bootstrap_interval(
 
 
 def summarise(table: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Per numeric column: mean, its 95 % interval (low, high), median, and n without NaN."""
+    """Per numeric column: mean, its 95 % interval (low, high), median, and n without NaN.
+
+    >>> table = pd.DataFrame({"patient": ["A", "B", "C"], "hd95": [2.0, 4.0, float("nan")]})
+    >>> summarise(table)["hd95"]
+    {'mean': 3.0, 'low': 2.0, 'high': 4.0, 'median': 3.0, 'n': 2}
+    """
     summary = {}
     for name, values in table.select_dtypes("number").items():
         low, high = bootstrap_interval(values.to_numpy())
@@ -57,9 +76,24 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     return summary
 
 
+def examples(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the best, the median and the worst patient by Dice, each row once.
+
+    >>> table = pd.DataFrame({"patient": ["A", "B", "C"], "dice": [0.8, 0.4, 0.9]})
+    >>> examples(table)["patient"].tolist()
+    ['C', 'A', 'B']
+    """
+    ordered = table.sort_values("dice", ascending=False)
+    return ordered.iloc[sorted({0, len(ordered) // 2, len(ordered) - 1})]
+
+
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """P values adjusted for their number (Holm 1979): the k-th smallest of n times n - k + 1, at
-    least the one before and at most 1. Same order as given."""
+    least the one before and at most 1. Same order as given.
+
+    >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
+    [0.03, 0.06, 0.06]
+    """
     values = np.asarray(p_values, dtype=float)
     order = np.argsort(values)
     factors = np.arange(len(values), 0, -1)
@@ -76,6 +110,11 @@ def compare_paired(first: np.ndarray | pd.Series, second: np.ndarray | pd.Series
     rank_biserial: share of rank sums that favour the first minus those that favour the second
     (Kerby 2014), from -1 to 1; superiority: probability that the first is better for a patient,
     ties counted half. Raises ``ValueError`` unless both have the same length.
+
+    >>> unet = np.array([0.90, 0.85, 0.83, 0.80, 0.51, 0.49])
+    >>> found = compare_paired(np.array([0.91, 0.88, 0.85, 0.79, 0.62, 0.57]), unet)
+    >>> round(found["difference"], 3), round(found["p"], 3)
+    (0.04, 0.094)
     """
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if one.shape != two.shape:

@@ -18,6 +18,7 @@ from lggseg.config import Config
 from lggseg.data import FLAIR, Cohort
 from lggseg.paths import runs_root
 from lggseg.predict import Segmenter
+from lggseg.stats import examples
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
@@ -59,13 +60,14 @@ def tracker(config: Config, run: Path) -> WandbLogger | None:
 
 
 def log_results(experiment: Any, run: Path, cohort: Cohort) -> None:
-    """Log a finished run folder: the table of its validation patients, overlays of the worst, the
-    median and the best, and the model folder as an artifact with the alias ``fold-0``."""
+    """Log a finished run folder: the table of its validation patients, overlays of the best, the
+    median and the worst, and the model folder as an artifact with the alias ``fold-0``."""
     table = pd.read_csv(run / "patients.csv")
     model = run / "model"
     if len(table):
         segmenter = Segmenter.load(model)
-        overlays = [_overlay(cohort, segmenter, row) for row in _examples(table)]
+        chosen = examples(table)[["patient", "dice"]].itertuples(index=False)
+        overlays = [_overlay(cohort, segmenter, patient, dice) for patient, dice in chosen]
         experiment.log({"patients": _wandb().Table(dataframe=table), "overlays": overlays})
     log_model(experiment, model, PROJECT, [f"fold-{Config.load(run / 'config.json').fold}"])
 
@@ -86,16 +88,8 @@ def register(model: Path, name: str, aliases: Sequence[str]) -> str:
     return f"{PROJECT}/{name}:latest"
 
 
-def _examples(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of the worst, the median and the best patient by Dice."""
-    rows = table.sort_values("dice").to_dict("records")
-    places = dict.fromkeys([0, (len(rows) - 1) // 2, len(rows) - 1])
-    return [{str(key): value for key, value in rows[place].items()} for place in places]
-
-
-def _overlay(cohort: Cohort, segmenter: Segmenter, row: dict[str, Any]) -> Any:
+def _overlay(cohort: Cohort, segmenter: Segmenter, patient: str, dice: float) -> Any:
     """FLAIR of the slice with most tumour, with the predicted and the true mask."""
-    patient = row["patient"]
     volume, truth = cohort.image(patient), cohort.mask(patient)
     mask = segmenter.predict(volume).mask
     place = int((truth | mask).sum(axis=(1, 2)).argmax())
@@ -104,7 +98,7 @@ def _overlay(cohort: Cohort, segmenter: Segmenter, row: dict[str, Any]) -> Any:
         name: {"mask_data": layer.astype(np.uint8), "class_labels": _LABELS}
         for name, layer in layers.items()
     }
-    caption = f"{patient}, slice {place + 1}, Dice {row['dice']:.3f}"
+    caption = f"{patient}, slice {place + 1}, Dice {dice:.3f}"
     return _wandb().Image(volume[place, ..., FLAIR], masks=masks, caption=caption)
 
 

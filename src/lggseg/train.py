@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import logging
+import os
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +27,17 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     TQDMProgressBar,
 )
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lggseg import tracking
+from lggseg import distributed, tracking
 from lggseg.config import Config
 from lggseg.data import Cohort, DataError
 from lggseg.datamodule import CohortDataModule
 from lggseg.models import build_network
 from lggseg.module import SegmentationModule
-from lggseg.paths import write_table
+from lggseg.paths import new_folder, replace_file, try_lock, write_table, writing
 from lggseg.predict import Segmenter, amend_card, evaluate, export_model, write_card
 from lggseg.splits import (
     NO_FOLD,
@@ -62,24 +68,56 @@ def train(
 
     ``resume`` goes on from ``checkpoints/last.ckpt`` where there is one, to the same metrics as an
     uninterrupted run. Returns the run folder. Raises ``LeakageError`` when a patient stands on two
-    sides, ``DataError`` when the run folder holds another run, ``NonFiniteLoss`` when the loss is.
+    sides, ``DataError`` when the run folder holds another run or another process trains in it,
+    ``NonFiniteLoss`` when the loss is.
+
+    Processes that torchrun starts train together (see :mod:`lggseg.distributed`); the run folder is
+    the first one's.
     """
     run = Path(run)
-    if resume and (run / "patients.csv").exists():
-        _same_run(run / "config.json", config, split)
+    distributed.join(config.accelerator)
+    with _alone_in(run):
+        return _train(config, cohort, split, run, resume, progress)
+
+
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a run folder; raise ``DataError`` where one does."""
+    # A finished run is only read, and the other processes of a run follow the first.
+    if (run / "patients.csv").exists() or distributed.rank() != 0:
+        yield
+        return
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        lock = try_lock(run / ".lock")
+    if lock is None:
+        action = "Wait until it has ended, or choose another --run."
+        raise DataError(run, "another process that trains in it", "no other", action)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(
+    config: Config, cohort: Cohort, split: pd.DataFrame, run: Path, resume: bool, progress: bool
+) -> Path:
+    if distributed.from_first(lambda: resume and (run / "patients.csv").exists()):
+        distributed.from_first(lambda: _same_run(run / "config.json", config, split))
         return run
     check_no_leakage(cohort, slice_sides(cohort, split))
-    config, checkpoint = _open_run(run, config, split, resume)
+    asked = config
+    config, checkpoint = distributed.from_first(lambda: _open_run(run, asked, split, resume))
     pl.seed_everything(config.seed, verbose=False)
     module = SegmentationModule(config)
     datamodule = CohortDataModule(cohort, fold_sides(cohort, split, config.fold), config)
-    logger = tracking.tracker(config, run)
+    logger = tracking.tracker(config, run) if distributed.rank() == 0 else None
     try:
         trainer = _trainer(
             config, _callbacks(config, run), progress, logger=logger or False, default_root_dir=run
         )
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-        _finish(run, config, cohort, split, progress)
+        distributed.from_first(lambda: _finish(run, config, cohort, split, progress))
         if logger:
             tracking.log_results(logger.experiment, run, cohort)
     finally:
@@ -177,7 +215,7 @@ def _open_run(
         return _same_run(stored, config, split), last if last.exists() else None
     if config.precision == "auto":
         config = replace(config, precision=choose_precision(config))
-    last.parent.mkdir(parents=True, exist_ok=True)
+    new_folder(last.parent)
     write_split(split, run / "split.csv")
     config.save(stored)
     return config, None
@@ -226,12 +264,39 @@ def _seconds_per_step(config: Config, half: bool, steps: int = 3) -> float:
 
 class AveragedWeights(EMAWeightAveraging):
     """Lightning's average of the weights, without making the host wait for a GPU in each step:
-    the count of updates, which it looks at, lies in host memory."""
+    the count of updates, which it looks at, lies in host memory. Validates, and saves, what all
+    processes have counted."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._agree(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._agree(pl_module)  # A run may have nobody to validate on.
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def _agree(self, network: pl.LightningModule) -> None:
+        assert self._average_model is not None
+        distributed.average_buffers(network)
+        distributed.average_buffers(self._average_model.module)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place. Lightning does so in the system's temporary folder and
+    moves it; where that is another disk, moving is copying, and half a copy looks like a whole
+    checkpoint to a run that goes on."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        replace_file(Path(path), lambda part: part.write_bytes(content.getbuffer()))
 
 
 class RunFolder(Callback):
@@ -243,6 +308,10 @@ class RunFolder(Callback):
         self.started = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            # Processes cannot agree on a step at which all of them stop; the last epoch's file is
+            # what such a run goes on from.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self.path.exists():
             table = pd.read_csv(self.path)
             self.rows = table[table["epoch"] < trainer.current_epoch].to_dict("records")
@@ -254,6 +323,8 @@ class RunFolder(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         seconds = round(time.perf_counter() - self.started, 3)
+        if not trainer.is_global_zero:
+            return
         row = {"epoch": trainer.current_epoch, **metrics, "learning_rate": rate}
         self.rows.append({**row, "seconds": seconds})
         if tracking.in_sagemaker_job():
@@ -264,7 +335,8 @@ class RunFolder(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         # While validating, the module holds the averaged weights: the last epoch's file stands.
-        if trainer.training and isinstance(exception, SIGTERMException | KeyboardInterrupt):
+        stopped = isinstance(exception, SIGTERMException | KeyboardInterrupt)
+        if trainer.training and stopped and trainer.world_size == 1:
             trainer.save_checkpoint(self.last)
 
 
@@ -304,16 +376,31 @@ def _trainer(
         callbacks = [*callbacks, TQDMProgressBar(refresh_rate=10)]
     return pl.Trainer(
         accelerator=config.accelerator,
-        devices=1,
+        **_processes(),
         precision=config.precision,  # type: ignore[arg-type]
         max_epochs=config.epochs,
         deterministic=config.deterministic,
         callbacks=callbacks,
         enable_progress_bar=progress,
         enable_model_summary=False,
+        plugins=[WholeCheckpoints()],
         num_sanity_val_steps=0,
         **{"logger": False, **options},
     )
+
+
+def _processes() -> dict[str, Any]:
+    """How Lightning finds the other processes, if there are any."""
+    if distributed.processes() == 1:
+        return {"devices": 1}
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {
+        "devices": devices,
+        "num_nodes": distributed.processes() // devices,
+        # Processes validate different numbers of batches, so none may wait for another there.
+        "strategy": DDPStrategy(broadcast_buffers=False),
+        "use_distributed_sampler": False,
+    }
 
 
 def _finish(run: Path, config: Config, cohort: Cohort, split: pd.DataFrame, progress: bool) -> None:

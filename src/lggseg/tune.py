@@ -22,13 +22,15 @@ import numpy as np
 import optuna
 import pandas as pd
 import torch
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 from tqdm.auto import tqdm
 
 from lggseg.config import SEARCH_SPACE, Choice, Config
 from lggseg.data import Cohort, DataError
 from lggseg.module import NonFiniteLoss
-from lggseg.paths import write_table
+from lggseg.paths import new_folder, write_table
 from lggseg.splits import check_no_leakage, fold_sides, slice_sides, split_fingerprint
 from lggseg.train import validation_dice
 
@@ -42,10 +44,10 @@ class EnoughTrials(Exception):
 
 
 def open_study(folder: Path | str, seed: int = 0) -> optuna.Study:
-    """The study in ``folder/study.db`` (SQLite), made if there is none."""
+    """The study in ``folder/study.db`` (SQLite), made if there is none. Raises ``DataError``."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _no_warnings():
+    new_folder(folder)
+    with _no_warnings(), _database(folder):
         storage = optuna.storages.RDBStorage(
             f"sqlite:///{folder / 'study.db'}",
             engine_kwargs={"connect_args": {"timeout": 60}},
@@ -61,6 +63,20 @@ def open_study(folder: Path | str, seed: int = 0) -> optuna.Study:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
             load_if_exists=True,
         )
+
+
+@contextmanager
+def _database(folder: Path) -> Iterator[None]:
+    """What the database answers where it cannot be read or written is a ``DataError``."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        source = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = getattr(source, "orig", source)
+        action = "Free some space, or choose another folder (--run)."
+        raise DataError(
+            folder / "study.db", f"no way to use it ({reason})", "a database to write to", action
+        ) from error
 
 
 @contextmanager
@@ -118,16 +134,26 @@ def tune(
         return _score(trial, replace(config, **suggest(trial)), cohort, split, folds)
 
     keep = _keep_table(Path(folder))
-    with _progress_bar(study, trials, progress) as update:
+    with _database(Path(folder)), _progress_bar(study, trials, progress) as update:
         while _count(study, FINISHED) < trials:
             _fail_killed(study)
             if _count(study, (*FINISHED, TrialState.RUNNING)) < trials:
-                with suppress(EnoughTrials):
-                    study.optimize(objective, 1, callbacks=[keep], catch=(NonFiniteLoss,))
+                _run_trial(study, objective, keep)
             else:
                 time.sleep(1)  # another process runs the last ones
             update()
     return trials_table(study)
+
+
+def _run_trial(study: optuna.Study, objective: Callable[..., float], keep: Any) -> None:
+    """Run one trial. It does not count where another process took it for killed meanwhile, as when
+    a laptop has slept."""
+    try:
+        with suppress(EnoughTrials):
+            study.optimize(objective, 1, callbacks=[keep], catch=(NonFiniteLoss,))
+    except ValueError as error:
+        if not str(error).startswith("Cannot tell a FAIL trial"):
+            raise
 
 
 def _terms(
@@ -180,10 +206,11 @@ def _fail_killed(study: optuna.Study) -> None:
     with _no_warnings():
         optuna.storages.fail_stale_trials(study)
     # Optuna waits forever for a trial that was killed before its first heartbeat.
-    latest = datetime.now() - timedelta(seconds=GRACE)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        started = trial.datetime_start
-        if "beats" not in trial.user_attrs and started and started < latest:
+        now, started = datetime.now(), trial.datetime_start
+        # A start in the future: the clock was set back since.
+        old = started and not now - timedelta(seconds=GRACE) <= started <= now
+        if "beats" not in trial.user_attrs and old:
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 

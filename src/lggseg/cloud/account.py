@@ -36,6 +36,7 @@ class Account:
 
     @property
     def region(self) -> str:
+        """Where its resources are made, ``us-east-1`` for example."""
         return str(self.session.region_name)
 
     @cached_property

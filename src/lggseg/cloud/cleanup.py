@@ -42,9 +42,9 @@ _GROUPS = {"ModelPackageGroup": "ModelPackageGroupSummaryList"}
 
 
 def delete_everything(account: Account, *, whole_project: bool = False) -> list[str]:
-    """Delete what is tagged with the account's run: endpoints, their configurations, logs and
-    models, jobs (running ones are stopped), registered models, files. With ``whole_project`` that
-    of all runs, the bucket with the cohorts, and the images.
+    """Delete what is tagged with the account's run: endpoints, their configurations, scaling, logs
+    and models, jobs (running ones are stopped), registered models, files. With ``whole_project``
+    that of all runs, the bucket with the cohorts, and the images.
 
     Returns the ARNs or URIs of what was deleted; a second call finds nothing. AWS keeps the record
     of a transform job, which costs nothing. Raises ``RuntimeError`` when a job does not stop
@@ -56,7 +56,8 @@ def delete_everything(account: Account, *, whole_project: bool = False) -> list[
     running = [job for job in _find(sagemaker, _JOBS, run) if job.status == "InProgress"]
     for job in running:
         getattr(sagemaker, f"stop{_snake(job.kind)}")(**{f"{job.kind}Name": job.name})
-    deleted = [_delete(sagemaker, found) for found in _find(sagemaker, _SERVING, run)]
+    deleted = _delete_scaling(account, whole_project)
+    deleted += [_delete(sagemaker, found) for found in _find(sagemaker, _SERVING, run)]
     deleted += _delete_packages(sagemaker, run)
     deleted += _delete_logs(account, whole_project)
     _wait_for_stops(sagemaker, run)
@@ -123,6 +124,21 @@ def _delete_packages(sagemaker: Any, run: str) -> list[str]:
             deleted.append(package["ModelPackageArn"])
         deleted.append(_delete(sagemaker, group))
     return deleted
+
+
+def _delete_scaling(account: Account, whole_project: bool) -> list[str]:
+    """What scales endpoints, with its alarms: found by the endpoint's name."""
+    scaling = account.session.client("application-autoscaling")
+    prefix = "endpoint/" + (f"{PROJECT}-" if whole_project else f"{account.prefix}-")
+    pages = scaling.get_paginator("describe_scalable_targets").paginate(
+        ServiceNamespace="sagemaker"
+    )
+    targets = [target for page in pages for target in page["ScalableTargets"]]
+    found = [target for target in targets if target["ResourceId"].startswith(prefix)]
+    for target in found:
+        names = ("ServiceNamespace", "ResourceId", "ScalableDimension")
+        forget(scaling.deregister_scalable_target, **{name: target[name] for name in names})
+    return [target["ResourceId"] for target in found]
 
 
 def _delete_logs(account: Account, whole_project: bool) -> list[str]:

@@ -14,13 +14,15 @@ HOURS_A_MONTH = 730
 class Plan:
     """What is going to be started.
 
-    instance, hours, jobs, spot: trainings of at most so many hours each; endpoint_instance and
-    endpoints: servers that run until they are deleted; serverless_gb and request_seconds: memory
-    of a serverless endpoint and the duration of a request; request_gb: data sent and received in
-    one; stored_gb: in S3; volume_gb: disk of each instance. Zero or empty leaves a part out.
+    instance, hours, jobs, spot: trainings of at most so many hours each, each of them on
+    instance_count instances, which train together; endpoint_instance and endpoints: servers that
+    run until they are deleted; serverless_gb and request_seconds: memory of a serverless endpoint
+    and the duration of a request; request_gb: data sent and received in one; stored_gb: in S3;
+    volume_gb: disk of each instance. Zero or empty leaves a part out.
     """
 
     instance: str = ""
+    instance_count: int = 1
     hours: float = 0
     jobs: int = 1
     spot: bool = False
@@ -46,6 +48,7 @@ class CostEstimate:
 
     @property
     def endpoint_month(self) -> float:
+        """Of the endpoint, if nobody deletes it."""
         return self.endpoint_hour * HOURS_A_MONTH
 
     def __str__(self) -> str:
@@ -71,6 +74,9 @@ def estimate_cost(plan: Plan) -> CostEstimate:
 
     A training is counted with its full time limit, so it cannot cost more; with ``spot`` by the
     usual share of the price, which is a guess since spot prices move.
+
+    >>> print(estimate_cost(Plan(instance="ml.g4dn.xlarge", hours=1)))
+    Cost: training at most $0.74 (example prices of us-east-1, ...: check them).
     """
     table = prices()
     share = table["spot_share"] if plan.spot else 1
@@ -78,7 +84,7 @@ def estimate_cost(plan: Plan) -> CostEstimate:
     disk = plan.volume_gb * table["volume_gb_month"] / HOURS_A_MONTH if plan.instance else 0
     second = plan.serverless_gb * table["serverless_gb_second"] * plan.request_seconds
     return CostEstimate(
-        train=plan.jobs * plan.hours * (hour + disk),
+        train=plan.jobs * plan.hours * plan.instance_count * (hour + disk),
         storage_month=plan.stored_gb * table["s3_gb_month"],
         endpoint_hour=plan.endpoints * _hour(plan.endpoint_instance, table),
         serverless_request=second + plan.request_gb * table["serverless_data_gb"] if second else 0,

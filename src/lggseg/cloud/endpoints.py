@@ -10,16 +10,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING
 
-import numpy as np
-
-from lggseg.client import PART, Send, http_sender, segment
+from lggseg.client import Endpoint, http_sender
 from lggseg.cloud.preflight import free_port
-from lggseg.predict import Prediction, Segmenter
+from lggseg.predict import Segmenter
 
 if TYPE_CHECKING:
     from lggseg.cloud.account import Account
@@ -31,31 +27,6 @@ INSTANCE = "ml.m5.large"
 START_SECONDS, STOP_SECONDS = 60, 30
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """A model that answers. As a context manager it is deleted at the end.
-
-    url: of ``/invocations``; send: the transport to it (see :mod:`lggseg.client`); delete: stops
-    it, and may be called twice; part: slices a request.
-    """
-
-    url: str
-    send: Send
-    delete: Callable[[], None]
-    part: int = PART
-
-    def predict(self, volume: np.ndarray) -> Prediction:
-        """The mask and probability of a volume, uint8 ``(slices, 256, 256, 3)``: the same as
-        ``Segmenter.predict`` gives, sent in parts where it is large."""
-        return segment(volume, self.send, self.part)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.delete()
-
-
 def deploy(
     model: Path | str,
     where: str = "here",
@@ -64,6 +35,8 @@ def deploy(
     account: Account | None = None,
     instance: str = INSTANCE,
     kind: str = "real-time",
+    instances: int = 1,
+    capture: bool = False,
 ) -> Endpoint:
     """Serve a model folder, in one of three places with the same answers:
 
@@ -76,16 +49,28 @@ def deploy(
     and gives answers through S3, and queues them. ``serverless`` costs by the request instead, but
     wakes up for seconds, and is asked for 8 slices at a time, since it takes little.
 
+    instances, capture: of a real-time endpoint. Under load it gets up to so many instances, each of
+    which costs. With ``capture`` every scan that is sent, and its answer, are kept in the run's
+    encrypted folder until :func:`lggseg.cloud.clean_up`: only for scans that may be kept.
+
     port: on this machine; 0: any free one. account: by default what
     :func:`lggseg.cloud.account.open_account` opens.
 
     Raises ``DataError`` for a folder without a model, ``RuntimeError`` with the next step where
     something is missing (see :mod:`lggseg.cloud.preflight`) or the server does not start; nothing
     is left behind then.
+
+    >>> import numpy as np
+    >>> with deploy("models/lgg-unet") as endpoint:
+    ...     prediction = endpoint.predict(np.zeros((3, 256, 256, 3), dtype=np.uint8))
+    >>> prediction.mask.any()
+    np.False_
     """
     Segmenter.load(model)
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: expected one of {KINDS}")
+    if (instances > 1 or capture) and kind != "real-time":
+        raise ValueError(f"kind={kind!r}: expected real-time where it scales or captures")
     if where == "here":
         return _start(Path(model), free_port(port))
     if where == "sagemaker-local":
@@ -96,7 +81,10 @@ def deploy(
         from lggseg.cloud.account import open_account
         from lggseg.cloud.hosting import deploy_on_aws
 
-        return deploy_on_aws(Path(model), account or open_account(), instance, kind)
+        account = account or open_account()
+        return deploy_on_aws(
+            Path(model), account, instance, kind, instances=instances, capture=capture
+        )
     raise ValueError(f"where={where!r}: expected one of {PLACES}")
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lggseg.client import Endpoint
 from lggseg.cloud import preflight
 from lggseg.cloud.account import Account
-from lggseg.cloud.endpoints import Endpoint
 from lggseg.cloud.jobs import own_image
 from lggseg.cloud.storage import make_bucket, put
 from lggseg.formats import ATTRIBUTES_HEADER, JSON
@@ -27,6 +27,12 @@ ASK_SECONDS = 0.5
 # Two cores' worth of memory. Its requests and answers have at most 4 MB, half a batch's.
 SERVERLESS = {"MemorySizeInMB": 4096, "MaxConcurrency": 2}
 SERVERLESS_PART = 8
+VARIANT, DIMENSION = "all", "sagemaker:variant:DesiredInstanceCount"
+# Half of what two cores do (report/results/serving.json: 190 patients, each in two requests): the
+# other half lasts until another instance has started.
+REQUESTS_A_MINUTE = 200.0
+# How SageMaker and Application Auto Scaling say that something is not there.
+_ABSENT = ("Could not find", "No scalable target found")
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,13 @@ class Hosted:
 
 
 def deploy_on_aws(
-    model: Path, account: Account, instance: str, kind: str = "real-time"
+    model: Path,
+    account: Account,
+    instance: str,
+    kind: str = "real-time",
+    *,
+    instances: int = 1,
+    capture: bool = False,
 ) -> Endpoint:
     """An endpoint on AWS of a model folder; see :func:`lggseg.cloud.deploy`."""
     preflight.require_account(account)
@@ -65,18 +77,22 @@ def deploy_on_aws(
     with ExitStack() as made:
         folder = f"runs/{account.run}/endpoints/{name}"
         model_data = _upload(model, account, folder, made)
-        image = own_image(account, "serve")
-        hosted = Hosted(image, model_data, account.role, instance, url, account.tags)
-        if kind == "serverless":
-            hosted = replace(hosted, serverless=SERVERLESS)
-            endpoint = create_endpoint(clients, name, hosted, made.pop_all())
-            return replace(endpoint, part=SERVERLESS_PART)
-        if kind == "asynchronous":
-            hosted = replace(hosted, options=_asynchronous(f"s3://{account.bucket}/{folder}"))
-            endpoint = create_endpoint(clients, name, hosted, made.pop_all())
-            send = partial(_send_by_s3, account, clients.runtime, name, url, folder)
-            return replace(endpoint, send=send)
-        return create_endpoint(clients, name, hosted, made.pop_all())
+        hosted = Hosted(
+            own_image(account, "serve"),
+            model_data,
+            account.role,
+            instance,
+            url,
+            account.tags,
+            serverless=SERVERLESS if kind == "serverless" else {},
+            options=_options(account, folder, kind, capture),
+        )
+        create = partial(_create_scaled, account, instances) if instances > 1 else create_endpoint
+        endpoint = create(clients, name, hosted, made.pop_all())
+    if kind == "asynchronous":
+        send = partial(_send_by_s3, account, clients.runtime, name, url, folder)
+        return replace(endpoint, send=send)
+    return replace(endpoint, part=SERVERLESS_PART) if kind == "serverless" else endpoint
 
 
 def _upload(model: Path, account: Account, folder: str, made: ExitStack) -> str:
@@ -87,9 +103,47 @@ def _upload(model: Path, account: Account, folder: str, made: ExitStack) -> str:
         return put(pack(model, Path(here) / "model.tar.gz"), account, f"{folder}/model.tar.gz")
 
 
-def _asynchronous(folder: str) -> dict[str, Any]:
-    output = {"S3OutputPath": f"{folder}/answers", "S3FailurePath": f"{folder}/failures"}
-    return {"AsyncInferenceConfig": {"OutputConfig": output}}
+def _options(account: Account, folder: str, kind: str, capture: bool) -> dict[str, Any]:
+    """Further parameters of an endpoint's configuration. What is captured stays when the endpoint
+    is deleted, until the run is: lines of JSON, below the endpoint's name."""
+    if kind == "asynchronous":
+        place = f"s3://{account.bucket}/{folder}"
+        output = {"S3OutputPath": f"{place}/answers", "S3FailurePath": f"{place}/failures"}
+        return {"AsyncInferenceConfig": {"OutputConfig": output}}
+    if not capture:
+        return {}
+    captured = {
+        "EnableCapture": True,
+        "InitialSamplingPercentage": 100,
+        "DestinationS3Uri": f"{account.folder}/captured",
+        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+    }
+    return {"DataCaptureConfig": captured}
+
+
+def _create_scaled(
+    account: Account, most: int, clients: Clients, name: str, hosted: Hosted, made: ExitStack
+) -> Endpoint:
+    """As :func:`create_endpoint`; it gets up to ``most`` instances, by the requests of each."""
+    scaling = account.session.client("application-autoscaling")
+    resource = f"endpoint/{name}/variant/{VARIANT}"
+    what = {"ServiceNamespace": "sagemaker", "ResourceId": resource, "ScalableDimension": DIMENSION}
+    tags = {tag["Key"]: tag["Value"] for tag in account.tags}
+    metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+    target = {"TargetValue": REQUESTS_A_MINUTE, "PredefinedMetricSpecification": metric}
+    made.callback(forget, scaling.deregister_scalable_target, **what)
+    endpoint = create_endpoint(clients, name, hosted, made)
+    with ExitStack() as undo:
+        undo.callback(endpoint.delete)
+        scaling.register_scalable_target(**what, MinCapacity=1, MaxCapacity=most, Tags=tags)
+        scaling.put_scaling_policy(
+            **what,
+            PolicyName=name,
+            PolicyType="TargetTrackingScaling",
+            TargetTrackingScalingPolicyConfiguration=target,
+        )
+        undo.pop_all()
+    return endpoint
 
 
 def create_endpoint(clients: Clients, name: str, hosted: Hosted, made: ExitStack) -> Endpoint:
@@ -103,7 +157,7 @@ def create_endpoint(clients: Clients, name: str, hosted: Hosted, made: ExitStack
     hardware: dict[str, Any] = {"InitialInstanceCount": 1, "InstanceType": hosted.instance}
     if hosted.serverless:
         hardware = {"ServerlessConfig": hosted.serverless}
-    variants = [{"VariantName": "all", "ModelName": name, **hardware}]
+    variants = [{"VariantName": VARIANT, "ModelName": name, **hardware}]
     tags = hosted.tags
     with made:
         # What undoes a call stands ready before it: an interrupt may come in between.
@@ -143,7 +197,7 @@ def forget(delete: Callable[..., object], **name: str) -> None:
             delete(**name)
             return
         except ClientError as error:
-            if "Could not find" in str(error):
+            if any(words in str(error) for words in _ABSENT):
                 return
             if "in-progress" not in str(error) or time.monotonic() > end:
                 raise

@@ -70,10 +70,10 @@ def start_training(
     """Start a training job of ``config`` on ``channels``, as :func:`lggseg.cloud.upload` gives
     them; returns it without waiting.
 
-    plan: instance, hours (the job is stopped after them), spot, volume_gb. A spot job may wait as
-    long again for an instance, and goes on from its checkpoint after an interruption; so does a
-    later job with the same config and channels. aws_image: train in AWS's image of PyTorch with
-    this project's source instead of the project's own image.
+    plan: instance, instance_count, hours (the job is stopped after them), spot, volume_gb. A spot
+    job may wait as long again for an instance, and goes on from its checkpoint after an
+    interruption; so does a later job with the same config and channels. aws_image: train in AWS's
+    image of PyTorch with this project's source instead of the project's own image.
     """
     from sagemaker.train.configs import CheckpointConfig
 
@@ -101,7 +101,7 @@ def model_trainer(
         input_s3_key_prefix=f"runs/{account.run}/source",
         compute=Compute(
             instance_type=plan.instance,
-            instance_count=1,
+            instance_count=plan.instance_count,
             volume_size_in_gb=int(plan.volume_gb),
             enable_managed_spot_training=plan.spot,
         ),

@@ -23,24 +23,24 @@ from typing import Any
 
 import psutil
 
+from lggseg.client import Endpoint
 from lggseg.cloud import preflight
 from lggseg.cloud.account import PROJECT
-from lggseg.cloud.endpoints import Endpoint
 from lggseg.cloud.hosting import Clients, Hosted, create_endpoint, new_name, pack
 from lggseg.cloud.preflight import docker
 
-PREFIX = "lggseg-local-"
+PREFIX, SERVE_IMAGE = "lggseg-local-", "lggseg:serve"
 # Docker Compose's own label of the folder that its file lies in, and the network of local mode.
 FOLDER_LABEL, NETWORK = "com.docker.compose.project.working_dir", "sagemaker-local"
 NO_ROLE = "arn:aws:iam::000000000000:role/none"
 REGION = "us-east-1"
 
 
-def deploy_locally(model: Path, port: int, image: str = "lggseg:serve") -> Endpoint:
+def deploy_locally(model: Path, port: int) -> Endpoint:
     """An endpoint in Docker of a model folder; see :func:`lggseg.cloud.deploy`."""
-    require_docker(image)
+    require_docker(SERVE_IMAGE)
     with ExitStack() as made:
-        root = workplace(made, image)
+        root = workplace(made, SERVE_IMAGE)
         session = local_session(root, port)
         client = session.sagemaker_client
         # The SDK's telemetry around this call would swallow an interrupt.
@@ -50,12 +50,12 @@ def deploy_locally(model: Path, port: int, image: str = "lggseg:serve") -> Endpo
         (root / "model").mkdir()
         model_data = f"file://{pack(model, root / 'model' / 'model.tar.gz')}"
         url = f"http://localhost:{port}/invocations"
-        hosted = Hosted(image, model_data, NO_ROLE, "local", url, tags=[])
+        hosted = Hosted(SERVE_IMAGE, model_data, NO_ROLE, "local", url, tags=[])
         log = keep_log()
         try:
             endpoint = create_endpoint(clients, new_name(PROJECT), hosted, made.pop_all())
         except RuntimeError as error:
-            raise RuntimeError(f"{image}: {error}. It said:\n{''.join(log)}") from error
+            raise RuntimeError(f"{SERVE_IMAGE}: {error}. It said:\n{''.join(log)}") from error
     atexit.register(endpoint.delete)
     return endpoint
 

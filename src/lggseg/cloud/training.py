@@ -88,14 +88,14 @@ def _train_locally(
         root = workplace(made, TRAIN_IMAGE)
         write_split(split, root / "split" / "split.csv")
         channels = {"train": str(cohort.root.resolve()), "split": str(root / "split")}
-        _run_container(config, channels, root, plan.instance)
+        _run_container(config, channels, root, plan)
         tables, model = (root / f"compressed_artifacts/{n}.tar.gz" for n in ("output", "model"))
         extract(tables, TABLES, run, tables)
         extract(model, FILES, run / "model", model)
     return run
 
 
-def _run_container(config: Config, channels: dict[str, str], root: Path, instance: str) -> None:
+def _run_container(config: Config, channels: dict[str, str], root: Path, plan: Plan) -> None:
     from lggseg.cloud.jobs import input_data
     from lggseg.cloud.local_mode import local_session
 
@@ -106,7 +106,7 @@ def _run_container(config: Config, channels: dict[str, str], root: Path, instanc
     trainer = ModelTrainer(
         training_mode=Mode.LOCAL_CONTAINER,
         training_image=TRAIN_IMAGE,
-        compute=Compute(instance_type=instance, instance_count=1),
+        compute=Compute(instance_type=plan.instance, instance_count=plan.instance_count),
         hyperparameters=config.to_strings(),
         local_container_root=str(root),
         sagemaker_session=session,

@@ -35,10 +35,9 @@ def transform(
     record of the job, which costs nothing.
     """
     Segmenter.load(model)
-    bodies = {patient: npy_bytes(volume) for patient, volume in volumes.items()}
-    for patient, body in bodies.items():
-        if len(body) > MAX_BYTES:
-            message = f"{patient}: found {len(body)} bytes; expected up to {MAX_BYTES} a volume"
+    for patient, volume in volumes.items():
+        if volume.nbytes > MAX_BYTES:
+            message = f"{patient}: found {volume.nbytes} bytes; expected up to {MAX_BYTES} a volume"
             raise ValueError(f"{message}. Segment it by lggseg.client.segment, in parts.")
     make_bucket(account)
     name = new_name(account.prefix)
@@ -46,22 +45,22 @@ def transform(
     bucket = account.session.resource("s3").Bucket(account.bucket)
     with ExitStack() as made:
         made.callback(lambda: bucket.objects.filter(Prefix=f"{folder}/").delete())
-        _upload(model, bodies, account, folder)
+        _upload(model, volumes, account, folder)
         sagemaker = account.session.client("sagemaker")
         _create_model(sagemaker, name, account, folder)
         made.callback(sagemaker.delete_model, ModelName=name)
         _start(sagemaker, name, account, plan, folder)
         made.callback(_stop, sagemaker, name)
         _wait(sagemaker, name, plan.hours)
-        return [_fetch(bucket, f"{folder}/out/{p}.npy.out", out / f"{p}_mask.tif") for p in bodies]
+        return [_fetch(bucket, f"{folder}/out/{p}.npy.out", out / f"{p}_mask.tif") for p in volumes]
 
 
-def _upload(model: Path, bodies: dict[str, bytes], account: Account, folder: str) -> None:
+def _upload(model: Path, volumes: Mapping[str, np.ndarray], account: Account, folder: str) -> None:
     with tempfile.TemporaryDirectory() as here:
         put(pack(model, Path(here) / "model.tar.gz"), account, f"{folder}/model.tar.gz")
-        for patient, body in bodies.items():
+        for patient, volume in volumes.items():  # one at a time: all would fill the memory
             file = Path(here) / "volume.npy"
-            file.write_bytes(body)
+            file.write_bytes(npy_bytes(volume))
             put(file, account, f"{folder}/in/{patient}.npy")
 
 
@@ -86,7 +85,7 @@ def _start(sagemaker: Any, name: str, account: Account, plan: Plan, folder: str)
         BatchStrategy="SingleRecord",
         TransformInput={"DataSource": {"S3DataSource": source}, "ContentType": NPY},
         TransformOutput={"S3OutputPath": f"{place}/out", "Accept": TIFF},
-        TransformResources={"InstanceType": plan.instance, "InstanceCount": 1},
+        TransformResources={"InstanceType": plan.instance, "InstanceCount": plan.instance_count},
         Tags=account.tags,
     )
 

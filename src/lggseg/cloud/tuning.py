@@ -19,6 +19,7 @@ from lggseg.config import SEARCH_SPACE, Config, sagemaker_ranges
 from lggseg.data import Cohort
 from lggseg.tracking import OBJECTIVE, metric_definitions
 
+POLL_SECONDS = 30
 # What lggseg.tune calls the state of a trial; SageMaker stops a training that falls behind.
 _STATES = {"Completed": "complete", "Stopped": "pruned"}
 
@@ -124,7 +125,7 @@ def _warm_start(parents: Sequence[str]) -> Any:
     )
 
 
-def wait_for_tuning(name: str, account: Account, poll: float = 30) -> None:
+def wait_for_tuning(name: str, account: Account) -> None:
     """Wait until a tuning job has ended, however it ends; print its counts when they change."""
     sagemaker, said = account.session.client("sagemaker"), ""
     while True:
@@ -138,7 +139,7 @@ def wait_for_tuning(name: str, account: Account, poll: float = 30) -> None:
         said = state
         if job["HyperParameterTuningJobStatus"] in ENDED:
             return
-        time.sleep(poll)
+        time.sleep(POLL_SECONDS)
 
 
 def trials_table(name: str, account: Account, config: Config) -> pd.DataFrame:

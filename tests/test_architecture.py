@@ -1,0 +1,190 @@
+"""The package as one text: arrows, privacy, docstrings, length of functions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from importlib.util import resolve_name
+from pathlib import Path
+from statistics import median, quantiles
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "lggseg"
+AWS = {"sagemaker", "boto3", "botocore"}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def read_package() -> dict[str, ast.Module]:
+    """The modules by their names without the package's: ``train``, ``cloud``, ``cloud.jobs``."""
+    trees = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        trees[".".join(parts).removesuffix("__init__").rstrip(".")] = ast.parse(path.read_text())
+    return trees
+
+
+TREES = read_package()
+
+
+def read_rows() -> dict[str, int]:
+    """The row of each module in the table of docs/architecture.md, from the top."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = re.findall(r"^\| (`.*?) \|", text, re.M)
+    return {name: row for row, cell in enumerate(table) for name in re.findall(r"`([\w.]+)`", cell)}
+
+
+ROWS = read_rows()
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """The modules that a module imports anywhere but for type checking, by their full names."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            inner = [f"{base}.{alias.name}" for alias in node.names]
+            yield from (full if full.removeprefix("lggseg.") in ROWS else base for full in inner)
+        yield from imports(node, package)
+
+
+def wrong_arrows(trees: Mapping[str, ast.Module]) -> list[str]:
+    """The imports within the package that do not lead to a row below."""
+    wrong = []
+    for name, tree in trees.items():
+        package = "lggseg.cloud" if name.partition(".")[0] == "cloud" else "lggseg"
+        for full in imports(tree, package):
+            target = full.removeprefix("lggseg.")
+            if full != target and target in ROWS and ROWS[target] <= ROWS.get(name, 0):
+                wrong.append(f"{name} -> {target}")
+    return wrong
+
+
+def test_the_table_names_every_module() -> None:
+    assert set(ROWS) == set(TREES) - {""}
+
+
+def test_imports_lead_to_rows_below() -> None:
+    assert wrong_arrows(TREES) == []
+
+
+def test_leaves_import_nothing_of_the_package() -> None:
+    leaves = [name for name, row in ROWS.items() if row == max(ROWS.values())]
+    assert {"paths", "metrics", "stats", "shape"} <= set(leaves)
+    names = {full for leaf in leaves for full in imports(TREES[leaf], "lggseg")}
+    assert not [full for full in names if full.startswith("lggseg")]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("metrics", "from lggseg.train import train"),
+        ("splits", "import lggseg.datamodule"),
+        ("data", "def load():\n    from lggseg import splits"),
+        ("data", "from .splits import make_split"),
+        ("serve", "from lggseg.client import segment"),  # of the same row
+        ("train", "from lggseg.cloud.jobs import train"),
+        ("cloud.account", "from . import jobs"),
+        ("cloud.hosting", "from lggseg.cloud import deploy"),
+        ("volume", "try:\n    from lggseg import plots\nexcept ImportError:\n    pass"),
+    ],
+)
+def test_a_made_up_wrong_import_is_found(name: str, line: str) -> None:
+    assert wrong_arrows({name: ast.parse(line)})
+
+
+def test_imports_for_type_checking_are_excused() -> None:
+    text = (
+        "if TYPE_CHECKING:\n    from lggseg.train import train\nfrom lggseg.paths import DataError"
+    )
+    assert wrong_arrows({"data": ast.parse(text)}) == []
+
+
+def aws_imports(trees: Mapping[str, ast.Module]) -> list[str]:
+    """The modules outside of ``cloud`` that import the SDK or boto3."""
+    outside = {name: tree for name, tree in trees.items() if name.partition(".")[0] != "cloud"}
+    return [
+        name
+        for name, tree in outside.items()
+        if AWS & {full.partition(".")[0] for full in imports(tree, "lggseg")}
+    ]
+
+
+def test_only_cloud_imports_aws() -> None:
+    assert aws_imports(TREES) == []
+    assert aws_imports({"train": ast.parse("def f():\n    from boto3.session import Session")})
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def own_private_names(tree: ast.Module) -> set[str]:
+    """What a module defines or assigns under a private name, attributes of ``self`` included."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, Function | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return set(filter(is_private, names))
+
+
+def used_names(tree: ast.Module) -> set[str]:
+    """The names that a module takes out of others: by import, or as an attribute."""
+    nodes = list(ast.walk(tree))
+    imported = [alias.name for n in nodes if isinstance(n, ast.ImportFrom) for alias in n.names]
+    return {*imported, *(node.attr for node in nodes if isinstance(node, ast.Attribute))}
+
+
+def borrowed(trees: Mapping[str, ast.Module]) -> list[str]:
+    """The private names of one module that another uses."""
+    private = {name: own_private_names(tree) for name, tree in trees.items()}
+    return [
+        f"{name} uses {used}"
+        for name, tree in trees.items()
+        for used in used_names(tree) - private[name]
+        if any(used in names for names in private.values())
+    ]
+
+
+def test_no_module_uses_a_private_name_of_another() -> None:
+    assert borrowed(TREES) == []
+    owner = ast.parse("def _inside(): ...\nclass A:\n    def f(self): self._kept = 1")
+    for text in ("from lggseg.owner import _inside", "import owner\nowner._inside()", "a._kept"):
+        assert borrowed({"owner": owner, "user": ast.parse(text)}), text
+
+
+def public(tree: ast.Module | ast.ClassDef) -> Iterator[Function | ast.ClassDef]:
+    """Public functions and classes; of a class that inherits, not the methods, since they may be
+    the base's."""
+    for node in tree.body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef) and not node.bases:
+                yield from public(node)
+
+
+def test_everything_public_is_documented() -> None:
+    bare = [name for name, tree in TREES.items() if not ast.get_docstring(tree)]
+    for name, tree in TREES.items():
+        bare += [f"{name}.{node.name}" for node in public(tree) if not ast.get_docstring(node)]
+    assert bare == []
+
+
+def test_functions_are_short() -> None:
+    """The proportions of torchio: half of its functions have at most 10 lines, 90 % at most 29."""
+    lengths = [
+        (node.end_lineno or 0) - node.lineno + 1
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, Function)
+    ]
+    assert len(lengths) > 500
+    assert median(lengths) <= 10
+    assert quantiles(lengths, n=10)[-1] <= 29
