@@ -222,6 +222,10 @@ def flat(value: float) -> nib.Nifti1Image:
     return nib.Nifti1Image(np.full((9, 9, 9), value, np.float32), np.eye(4))
 
 
+def mask() -> nib.Nifti1Image:
+    return nib.Nifti1Image((head().get_fdata() == 200).astype(np.uint8), head().affine)
+
+
 def without_orientation() -> nib.Nifti1Image:
     image = head()
     image.set_sform(None, code=0)
@@ -236,7 +240,7 @@ def without_orientation() -> nib.Nifti1Image:
         (nib.Nifti1Image(np.zeros((9, 9), np.float32), np.eye(4)), "(9, 9)"),
         (flat(0), "hardly any voxel that is not 0"),
         (flat(np.nan), "hardly any voxel"),
-        (nib.Nifti1Image(np.eye(9)[None].astype(np.uint8), np.eye(4)), "as a mask has"),
+        (mask(), "as a mask has"),
         (nib.Nifti1Image(np.zeros((9, 9, 9), np.complex64), np.eye(4)), "complex64 voxels"),
         (nib.Nifti1Image(np.eye(9)[None], np.diag([0.001, 0.002, 5, 1])), "0.001 × 0.002 × 5 mm"),
         (without_orientation(), "no orientation in the header"),
