@@ -115,25 +115,26 @@ def _bars(axes: Axes, names: list[str], values: list[float], colours: list[str])
 
 
 def scaling() -> Figure:
-    """Seconds of each stage over the number of patients, and a line of slope 1."""
+    """Processor seconds of each stage over the number of patients, and a line of slope 1."""
     measured = load("scaling")["measured"]
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     looks = (
-        ("load_first", "seconds", "load, first", BLUE, "o"),
-        ("load_later", "seconds", "load, later", SKY, "o"),
-        ("split", "seconds", "split and check", GREY, "s"),
-        ("device", "seconds", "onto the device", GREEN, "D"),
-        ("train", "step_seconds", "a training step", RED, "x"),
-        ("predict", "seconds", "predict", ORANGE, "^"),
-        ("evaluate", "seconds", "evaluate", ORANGE, "v"),
+        ("load_first", "cpu_seconds", "load, first", BLUE, "o"),
+        ("load_later", "cpu_seconds", "load, later", SKY, "o"),
+        ("split", "cpu_seconds", "split and check", GREY, "s"),
+        ("device", "cpu_seconds", "onto the device", GREEN, "D"),
+        ("train", "step_cpu_seconds", "a training step", RED, "x"),
+        ("predict", "cpu_seconds", "predict", ORANGE, "^"),
+        ("evaluate", "cpu_seconds", "evaluate", ORANGE, "v"),
     )
     for stage, key, label, colour, marker in looks:
         rows = pd.DataFrame(measured[stage])
         axes.plot(rows["patients"], rows[key], marker=marker, color=colour, label=label)
-    line = rows["patients"] / rows["patients"].iloc[0] * rows["seconds"].iloc[0] * 2
+    line = rows["patients"] / rows["patients"].iloc[0] * rows["cpu_seconds"].iloc[0] * 2
     axes.plot(rows["patients"], line, ":", color=GREY, label="slope 1")
-    axes.set(xscale="log", yscale="log", xlabel="patients", ylabel="seconds")
-    axes.set_xticks(rows["patients"], [f"{size:,}" for size in rows["patients"]])
+    axes.set(xscale="log", yscale="log", xlabel="patients", ylabel="processor seconds")
+    sizes = sorted({row["patients"] for stage, *_ in looks for row in measured[stage]})
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(loc="outside right center")
     return figure
