@@ -9,8 +9,8 @@ package's own functions: seconds, and the peak of the process's own memory above
 took (pages of mapped files, which the system takes back when it needs them, are not counted).
 What works on tables alone is measured for up to 100,000 patients without pixels. Slopes are least
 squares in log-log: 1 is linear. Writes scaling.json, with what 10 to 100,000 volumes of the real
-length would need; stages that were not asked for stay in it. A tree is deleted before the next one is made; the largest takes 4 GB, its cache
-included.
+length would need once all stages are in it; stages that were not asked for stay. A tree is deleted
+before the next one is made; the largest takes 2 GB, its cache included.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CORES = os.cpu_count() or 1
 SOURCES = 10  # simulated patients that all others are made of
 SLICES = 4  # of each patient here
-STEPS = 40  # of a training; the first few are not counted
+STEPS = 20  # of a training; the first few are not counted
 PRECISION = "bf16-mixed"  # a fixed one, since ``auto`` might choose differently by size
 
 # What is assumed of larger cohorts and of machines, for what is reckoned and not measured.
