@@ -2,7 +2,7 @@
 
     python -m report.figures
 
-draws those that the README and docs/scaling.md show into report/figures.
+draws those that the README shows into report/figures.
 """
 
 from __future__ import annotations
@@ -113,31 +113,6 @@ def _bars(axes: Axes, names: list[str], values: list[float], colours: list[str])
     axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=3, fontsize=9)
     axes.set_xlim(0, 1.2 * max(values, default=1))
     axes.invert_yaxis()
-
-
-def scaling() -> Figure:
-    """Seconds of each stage over the number of patients, and a line of slope 1."""
-    measured = load("scaling")["measured"]
-    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
-    looks = (
-        ("load_first", "seconds", "load, first", BLUE, "o"),
-        ("load_later", "seconds", "load, later", SKY, "o"),
-        ("split", "seconds", "split and check", GREY, "s"),
-        ("device", "seconds", "onto the device", GREEN, "D"),
-        ("train", "step_seconds", "a training step", RED, "x"),
-        ("predict", "seconds", "predict", ORANGE, "^"),
-        ("evaluate", "seconds", "evaluate", ORANGE, "v"),
-    )
-    for stage, key, label, colour, marker in looks:
-        rows = pd.DataFrame(measured[stage])
-        axes.plot(rows["patients"], rows[key], marker=marker, color=colour, label=label)
-    line = rows["patients"] / rows["patients"].iloc[0] * rows["seconds"].iloc[0] * 2
-    axes.plot(rows["patients"], line, ":", color=GREY, label="slope 1")
-    axes.set(xscale="log", yscale="log", xlabel="patients", ylabel="seconds")
-    axes.set_xticks(rows["patients"], [f"{size:,}" for size in rows["patients"]])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    figure.legend(loc="outside right center")
-    return figure
 
 
 def ablation() -> Figure:
@@ -297,7 +272,7 @@ def _dice(truth: np.ndarray, mask: np.ndarray) -> float:
 
 NUMBERS: tuple[Callable[[], Figure], ...] = (
     *(leak, search, leaderboard, reliability, expected_dice, cross_validation, groups),
-    *(time_to_dice, throughput, scaling, ablation, associations),
+    *(time_to_dice, throughput, ablation, associations),
 )
 PICTURES: tuple[Callable[[Path], Figure], ...] = (simulated_channels, simulated_cases)
 
@@ -323,10 +298,10 @@ def draw(names: Iterable[str], out: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Draw the figures of the README and of docs/scaling.md."""
+    """Draw the README's figures."""
     folder = HERE / "figures"
     folder.mkdir(exist_ok=True)
-    for call in (cross_validation, time_to_dice, throughput, scaling):
+    for call in (cross_validation, time_to_dice, throughput):
         path = folder / f"{call.__name__}.png"
         replace_file(path, partial(call().savefig, dpi=110))
         print(path)
