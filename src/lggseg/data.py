@@ -33,6 +33,7 @@ from lggseg.paths import (
     find_tree,
     patient_folders,
     read_table,
+    remove_abandoned,
     slice_number,
     working_folder,
     writing,
@@ -43,6 +44,7 @@ _CACHE_VERSION = 3
 _CACHE_NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{24}")
 # Slices that wait for a thread at once.
 _BLOCK = 1024
+_BUILDING = ".building-"
 
 __all__ = ["CHANNELS", "FLAIR", "SIZE", "Cohort", "DataError", "load_cohort", "read_volume"]
 
@@ -110,6 +112,7 @@ def load_cohort(root: Path | str, *, progress: bool = True) -> Cohort:
     cache = _cache_folder(tree, folders)
     if not _is_whole(cache):  # one that is whole was made of the very same names, checked then
         _build_cache(cache, {folder: _slice_files(folder) for folder in folders}, progress)
+    remove_abandoned(cache.parent, _BUILDING)
     slices = pd.read_csv(cache / "slices.csv", dtype={"patient": str, "digest": str})
     fingerprint = json.loads((cache / "meta.json").read_text())["fingerprint"]
     patients = _patients_table(slices).join(clinical)
@@ -332,7 +335,7 @@ def _build_cache(cache: Path, files: dict[Path, list[Path]], progress: bool) -> 
     with writing(cache.parent, _ELSEWHERE):
         cache.parent.mkdir(parents=True, exist_ok=True)
         _check_room(cache.parent, len(slices) * SIZE * SIZE * 4)
-        with working_folder(cache.parent, ".building-") as beside:
+        with working_folder(cache.parent, _BUILDING) as beside:
             built = beside / cache.name
             built.mkdir()
             _write_cache(built, slices, progress)

@@ -91,10 +91,7 @@ def try_lock(file: Path) -> BaseFileLock | None:
 def working_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """A new folder ``<prefix>…`` in ``parent`` to build something in that is then renamed out of
     it; it is gone at the end. What killed processes left under the prefix goes, too."""
-    for left in parent.glob(f"{prefix}*.lock"):
-        with suppress(OSError):  # another user's
-            if abandoned := try_lock(left):
-                _remove(left.with_suffix(""), abandoned)
+    remove_abandoned(parent, prefix)
     made = parent / f"{prefix}{uuid4().hex}"
     lock = try_lock(Path(f"{made}.lock"))
     try:
@@ -102,6 +99,14 @@ def working_folder(parent: Path, prefix: str) -> Iterator[Path]:
         yield made
     finally:
         _remove(made, lock)
+
+
+def remove_abandoned(parent: Path, prefix: str) -> None:
+    """Delete the working folders of processes that were killed."""
+    for left in parent.glob(f"{prefix}*.lock"):
+        with suppress(OSError):  # another user's
+            if abandoned := try_lock(left):
+                _remove(left.with_suffix(""), abandoned)
 
 
 def _remove(folder: Path, lock: BaseFileLock | None) -> None:
