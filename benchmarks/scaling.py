@@ -372,7 +372,7 @@ def slopes(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         fit = linregress(*logs)
         found[key] = {
             "slope": float(fit.slope),
-            "error": float(fit.stderr),
+            "error": float(np.nan_to_num(fit.stderr)),
             "last": float(np.diff(logs[1])[-1] / np.diff(logs[0])[-1]),
             "a_patient": float(linregress(patients, values).slope),
         }
@@ -401,15 +401,22 @@ def reckon(
     rows = []
     for volumes in VOLUMES:
         patients = volumes * ASSUMED["slices"] / SLICES
-        row = {name: patients * growth[s][k]["a_patient"] * f for name, (s, k, f) in keys.items()}
+        row = {
+            name: patients * growth[stage][key]["a_patient"] * factor
+            for name, (stage, key, factor) in keys.items()
+            if stage in growth
+        }
         rows.append({"volumes": volumes, **row, **_bill(row, step_seconds)})
     return rows
 
 
 def _bill(row: dict[str, float], step_seconds: float) -> dict[str, float]:
-    epoch = row["steps_an_epoch"] * step_seconds / 3600 + row["validation_minutes"] / 60
-    hours, packed = ASSUMED["epochs"] * epoch, ASSUMED["packed"] * row["tree_gb"]
+    packed = ASSUMED["packed"] * row["tree_gb"]
     disk = packed + row["tree_gb"] + row["cache_gb"]  # the archive, the tree in it, the cache
+    if "steps_an_epoch" not in row or "predict_hours" not in row:
+        return {"disk_gb": disk}
+    epoch = row["steps_an_epoch"] * step_seconds / 3600 + row["validation_minutes"] / 60
+    hours = ASSUMED["epochs"] * epoch
     jobs = {
         "train": Plan(ASSUMED["train_on"], hours=hours, volume_gb=max(disk, ASSUMED["disk_gb"])),
         "transform": Plan(ASSUMED["transform_on"], hours=row["predict_hours"]),
@@ -435,8 +442,9 @@ def summarised(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
     growth = {name: slopes(found) for name, found in rows.items() if len(found) > 1}
     results = {"machine": machine(), "slices": SLICES, "measured": rows, "slopes": growth}
-    if growth.keys() == set(ALL):
-        reckoned = reckon(growth, rows["train"][-1]["step_cpu_seconds"] / CORES)
+    if {"load_first", "device"} <= growth.keys():
+        step = rows["train"][-1]["step_cpu_seconds"] / CORES if "train" in growth else 0.0
+        reckoned = reckon(growth, step)
         results |= {"assumed": ASSUMED, "reckoned": reckoned, "limits": limits(reckoned[-1])}
         results["prices"] = {name: prices()[name] for name in ("date", "region")}
     return results

@@ -1,11 +1,11 @@
 """Build what people read: the report as one HTML file and a PDF, pages of the executed notebooks,
-and MODEL_CARD.md.
+MODEL_CARD.md and docs/scaling.md.
 
     python -m report.build [--out build/report]
 
-The text lies in two Markdown templates, report.md and model_card.md. Every number in them is an
-expression over the files in results/, so that it cannot differ from what was measured; an unknown
-name is an error. Pictures of slices are of the simulated cohort.
+The text lies in Markdown templates, report.md, model_card.md and scaling.md. Every number in them
+is an expression over the files in results/, so that it cannot differ from what was measured; an
+unknown name is an error. Pictures of slices are of the simulated cohort.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from report import figures, snapshots
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 CARD = ROOT / "MODEL_CARD.md"
+# Pages of the repository that are made here, and their templates.
+PAGES = {CARD: "model_card.md", ROOT / "docs" / "scaling.md": "scaling.md"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -299,7 +301,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "report")
     out = parser.parse_args().out
     values = load_results()
-    write(CARD, render("model_card.md", values))
+    for path, template in PAGES.items():
+        write(path, render(template, values))
     if snapshots.SNAPSHOTS.exists():
         build_notebooks(out / "notebooks")
     report = build_report(values, out)

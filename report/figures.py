@@ -2,7 +2,7 @@
 
     python -m report.figures
 
-draws those that the README shows into report/figures.
+draws those that the README and docs/scaling.md show into report/figures.
 """
 
 from __future__ import annotations
@@ -113,6 +113,33 @@ def _bars(axes: Axes, names: list[str], values: list[float], colours: list[str])
     axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=3, fontsize=9)
     axes.set_xlim(0, 1.2 * max(values, default=1))
     axes.invert_yaxis()
+
+
+def scaling() -> Figure:
+    """Processor seconds of each stage over the number of patients, and a line of slope 1."""
+    measured = load("scaling")["measured"]
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    looks = (
+        ("load_first", "cpu_seconds", "load, first", BLUE, "o"),
+        ("load_later", "cpu_seconds", "load, later", SKY, "o"),
+        ("split", "cpu_seconds", "split and check", GREY, "s"),
+        ("device", "cpu_seconds", "onto the device", GREEN, "D"),
+        ("train", "step_cpu_seconds", "a training step", RED, "x"),
+        ("predict", "cpu_seconds", "predict", ORANGE, "^"),
+        ("evaluate", "cpu_seconds", "evaluate", ORANGE, "v"),
+    )
+    looks = tuple(look for look in looks if look[0] in measured)
+    for stage, key, label, colour, marker in looks:
+        rows = pd.DataFrame(measured[stage])
+        axes.plot(rows["patients"], rows[key], marker=marker, color=colour, label=label)
+    line = rows["patients"] / rows["patients"].iloc[0] * rows["cpu_seconds"].iloc[0] * 2
+    axes.plot(rows["patients"], line, ":", color=GREY, label="slope 1")
+    axes.set(xscale="log", yscale="log", xlabel="patients", ylabel="processor seconds")
+    sizes = sorted({row["patients"] for stage, *_ in looks for row in measured[stage]})
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    figure.legend(loc="outside right center")
+    return figure
 
 
 def ablation() -> Figure:
@@ -272,7 +299,7 @@ def _dice(truth: np.ndarray, mask: np.ndarray) -> float:
 
 NUMBERS: tuple[Callable[[], Figure], ...] = (
     *(leak, search, leaderboard, reliability, expected_dice, cross_validation, groups),
-    *(time_to_dice, throughput, ablation, associations),
+    *(time_to_dice, throughput, scaling, ablation, associations),
 )
 PICTURES: tuple[Callable[[Path], Figure], ...] = (simulated_channels, simulated_cases)
 
@@ -298,10 +325,10 @@ def draw(names: Iterable[str], out: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Draw the README's figures."""
+    """Draw the figures of the README and of docs/scaling.md."""
     folder = HERE / "figures"
     folder.mkdir(exist_ok=True)
-    for call in (cross_validation, time_to_dice, throughput):
+    for call in (cross_validation, time_to_dice, throughput, scaling):
         path = folder / f"{call.__name__}.png"
         replace_file(path, partial(call().savefig, dpi=110))
         print(path)

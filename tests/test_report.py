@@ -19,7 +19,7 @@ from lggseg.paths import DataError
 from report import build, figures, snapshots
 
 ROOT = Path(__file__).resolve().parents[1]
-TEMPLATES = ("report.md", "model_card.md")
+TEMPLATES = ("report.md", "model_card.md", "scaling.md")
 SNAPSHOTS = sorted((ROOT / "report" / "notebooks").glob("*.ipynb"))
 
 
@@ -112,14 +112,16 @@ def test_a_number_follows_its_results_file(values: dict[str, Any]) -> None:
     assert "0.123 (" in build.render("model_card.md", changed)
 
 
-def test_the_model_card_is_up_to_date(values: dict[str, Any]) -> None:
-    text = build.render("model_card.md", values)
-    assert build.CARD.read_text() == text, "run `make report` and commit MODEL_CARD.md"
+@pytest.mark.parametrize("path", build.PAGES, ids=lambda path: path.name)
+def test_a_page_of_the_repository_is_up_to_date(path: Path, values: dict[str, Any]) -> None:
+    text = build.render(build.PAGES[path], values)
+    assert path.read_text() == text, f"run `make report` and commit {path.name}"
 
 
-def test_links_of_the_model_card_lead_somewhere() -> None:
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", build.CARD.read_text()):
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("path", build.PAGES, ids=lambda path: path.name)
+def test_links_of_a_page_of_the_repository_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", path.read_text()):
+        assert (path.parent / link).exists(), link
 
 
 @pytest.mark.parametrize(
