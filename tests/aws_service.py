@@ -151,7 +151,7 @@ def _search(self: SageMakerModelBackend, asked: Given) -> None:
         drawn = _draw(search["ParameterRanges"], chance)
         given["hyper_parameters"] = job["StaticHyperParameters"] | drawn | objective
         given["tags"] = asked["tags"]
-        self.create_training_job(**{name: given[name] for name in _TRAINING})
+        self.create_training_job(**copy.deepcopy({name: given[name] for name in _TRAINING}))
         _WORK[given["training_job_name"]].result()
     made = self.hyper_parameter_tuning_jobs[asked["hyper_parameter_tuning_job_name"]]
     made.hyper_parameter_tuning_job_status = "Completed"
