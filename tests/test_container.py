@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +27,17 @@ from lggseg.splits import make_split, split_fingerprint, write_split
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = replace(profile("smoke"), width=4, epochs=1, precision="32-true")
+START_PROCESSES = container.start_processes
 # What the SDK and the tuner add.
 OWN = {"sagemaker_program": '"train.py"', "_tuning_objective_metric": "val/dice"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_process() -> Iterator[None]:
+    """A machine with several GPUs would turn these tests into torchrun."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(container, "start_processes", lambda *_: None)
+        yield
 
 
 def prepare(root: Path, values: object, data: Path) -> Path:
@@ -201,7 +210,7 @@ def test_a_job_of_several_gpus_or_hosts_becomes_torchrun(
     monkeypatch.setattr(os, "execv", lambda program, command: commands.append(command))
     for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
         monkeypatch.setenv(name, "")
-    container.start_processes(tmp_path, resources)
+    START_PROCESSES(tmp_path, resources)
     if started is None:
         assert not commands
         return

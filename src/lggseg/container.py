@@ -23,8 +23,8 @@ from lggseg.paths import DataError
 # SageMaker shows so many characters of a failure.
 FAILURE_LENGTH = 1024
 # Files of the run folder, beside the model, that are worth keeping.
-MASTER_PORT = 7777  # Where the processes of a job find each other.
 TABLES = ("config.json", "split.csv", "metrics.csv", "patients.csv")
+MASTER_PORT = 7777  # Where the processes of a job find each other.
 
 
 def main(root: Path = Path("/opt/ml")) -> int:
