@@ -142,7 +142,10 @@ def tune(
             else:
                 time.sleep(1)  # another process runs the last ones
             update()
-    return trials_table(study)
+    table = trials_table(study)
+    # The process that ran the last trial may have been killed before it wrote the table.
+    write_table(table, Path(folder) / "trials.csv")
+    return table
 
 
 def _run_trial(study: optuna.Study, objective: Callable[..., float], keep: Any) -> None:
