@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lggseg import explore
 from lggseg.data import Cohort
 
@@ -14,5 +16,5 @@ def test_every_patient_is_in_a_group_even_of_tumours_alike(cohort: Cohort) -> No
 
 def test_grades_are_those_of_the_clinical_table(cohort: Cohort) -> None:
     table = cohort.patients.assign(neoplasm_histologic_grade=[1, 2] * 3 + [None] * 2)
-    grade = explore.groupings(Cohort(**{**vars(cohort), "patients": table}))["grade"]
+    grade = explore.groupings(replace(cohort, patients=table))["grade"]
     assert grade.tolist()[:6] == ["II", "III"] * 3 and grade.isna().sum() == 2
