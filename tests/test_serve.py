@@ -33,8 +33,10 @@ from lggseg.volume import channel_statistics
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 REQUESTS, SECONDS = 4, 2.0
 SERVER = f"""
-from lggseg.serve import Limits, serve
-serve({str(MODEL)!r}, "127.0.0.1", %d, Limits(seconds={SECONDS}, requests={REQUESTS}))
+from pathlib import Path
+from lggseg.serve import Limits, build_app, run
+limits = Limits(seconds={SECONDS}, requests={REQUESTS})
+run(build_app(Path({str(MODEL)!r}), limits), "127.0.0.1", %d)
 """
 
 
