@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -254,3 +259,32 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_number_of_patients_is_checked(tmp_path: Path, patients: int) -> None:
     with pytest.raises(ValueError, match="expected 1 to 999"):
         phantom.make_cohort(tmp_path, patients=patients)
+
+
+def _lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_workers_end_with_a_simulation_that_is_killed(tmp_path: Path) -> None:
+    code = "import sys; from lggseg.phantom import make_cohort; make_cohort(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        pytest.skip("the kernel does not tell a process's children")
+    deadline = time.monotonic() + 60
+    while len(children.read_text().split()) < phantom.WORKERS and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    try:
+        while _lives(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not _lives(process.pid), "its workers outlived it"
+    finally:
+        if _lives(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -155,11 +158,24 @@ def _is_cohort(root: Path, facts: dict[str, int]) -> bool:
 def _write_tree(tree: Path, facts: dict[str, int], progress: bool) -> None:
     tree.mkdir()
     plans = plan_cohort(facts["patients"], facts["seed"])
-    with ProcessPoolExecutor(min(WORKERS, len(plans))) as pool:
+    workers = min(WORKERS, len(plans))
+    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
         jobs = pool.map(_write_patient, plans, [tree] * len(plans))
         list(tqdm(jobs, "simulate", len(plans), unit="patient", disable=not progress))
     clinical_table(plans, facts["seed"]).to_csv(tree / "data.csv", index=False)
     (tree / "simulated.json").write_text(json.dumps(facts) + "\n")
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the process that started it is killed. It would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def missing_sequences(patients: int) -> list[str]:
