@@ -64,8 +64,8 @@ def load_results(folder: Path = HERE / "results") -> dict[str, Any]:
 
 
 def fixed(value: float, digits: int = 3) -> str:
-    """``0.8534`` → ``0.853``, ``3107.2`` with 0 digits → ``3,107``."""
-    return f"{value:,.{digits}f}"
+    """``0.8534`` → ``0.853``, ``3107.2`` with 0 digits → ``3,107``; with a real minus sign."""
+    return f"{value:z,.{digits}f}".replace("-", "−")
 
 
 def signed(value: float, digits: int = 3) -> str:
