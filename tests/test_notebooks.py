@@ -62,6 +62,9 @@ def test_runs(executed: Path, path: Path) -> None:
     pictures = [o for cell in cells for o in cell.outputs if "image/png" in o.get("data", {})]
     assert pictures
     assert not [o for cell in cells for o in cell.outputs if o.output_type == "error"]
+    printed = [o for cell in cells for o in cell.outputs if o.output_type == "stream"]
+    assert not [o.text for o in printed if o.name == "stderr"], "it looks like an error"
+    assert not any("Validation" in o.text for o in printed), "a bar for each validation"
 
 
 def test_results_say_what_they_were_measured_on(executed: Path) -> None:

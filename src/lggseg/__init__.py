@@ -4,7 +4,7 @@ import warnings
 
 __version__ = "0.1.0"
 
-# Without ipywidgets tqdm draws its bars as text, and says so in every notebook.
+# MONAI and Optuna look for ipywidgets. Bars are text here: a saved notebook shows them again.
 warnings.filterwarnings("ignore", message="IProgress not found")
 # MONAI calls a function of its own in a way that it has deprecated, once a patient.
 warnings.filterwarnings("ignore", message="monai.metrics.utils get_mask_edges")

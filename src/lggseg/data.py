@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tifffile
-from tqdm.auto import tqdm
 
 from lggseg.paths import (
     PATIENT,
@@ -38,6 +37,7 @@ from lggseg.paths import (
     working_folder,
     writing,
 )
+from lggseg.progress import progress_bar
 from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
 _CACHE_VERSION = 3
@@ -408,4 +408,4 @@ def _write_pixels(
     blocks = (range(len(paths))[first : first + _BLOCK] for first in range(0, len(paths), _BLOCK))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = chain.from_iterable(pool.map(write, block) for block in blocks)
-        return list(tqdm(rows, "read slices", len(paths), unit="slice", disable=not progress))
+        return list(progress_bar(rows, "read slices", "slice", total=len(paths), show=progress))

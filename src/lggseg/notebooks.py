@@ -10,9 +10,9 @@ import warnings
 from pathlib import Path
 
 import papermill
-from tqdm.auto import tqdm
 
 from lggseg.paths import new_folder, runs_root, writing
+from lggseg.progress import progress_bar
 
 
 def run_notebooks(folder: Path, out: Path, parameters: dict[str, str]) -> list[Path]:
@@ -27,7 +27,7 @@ def run_notebooks(folder: Path, out: Path, parameters: dict[str, str]) -> list[P
     new_folder(out)
     _quiet_kernels()
     seconds = {}
-    with tqdm(notebooks, unit="notebook") as bar:
+    with progress_bar(notebooks, "execute", "notebook") as bar:
         for notebook in bar:
             bar.set_description(notebook.stem)
             start = time.perf_counter()
@@ -62,7 +62,7 @@ def execute(notebook: Path, target: Path, parameters: dict[str, str]) -> None:
 def _quiet_kernels() -> None:
     """Keep harmless warnings of the kernels out of the terminal and the notebooks."""
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    # MONAI and Optuna import tqdm, which misses ipywidgets, before a notebook imports lggseg.
+    # As in lggseg/__init__.py, for notebooks that import MONAI or Optuna before lggseg.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     warnings.filterwarnings("ignore", module="zmq|papermill")
     if "IPYTHONDIR" not in os.environ:

@@ -23,10 +23,10 @@ import numpy as np
 import pandas as pd
 import tifffile
 from scipy import ndimage
-from tqdm.auto import tqdm
 
 from lggseg.data import SIZE, DataError
 from lggseg.paths import project_root, working_folder, writing
+from lggseg.progress import progress_bar
 
 VERSION = 2
 # Two processes need about 1 GiB together; more would not fit a small machine.
@@ -161,7 +161,7 @@ def _write_tree(tree: Path, facts: dict[str, int], progress: bool) -> None:
     workers = min(WORKERS, len(plans))
     with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
         jobs = pool.map(_write_patient, plans, [tree] * len(plans))
-        list(tqdm(jobs, "simulate", len(plans), unit="patient", disable=not progress))
+        list(progress_bar(jobs, "simulate", "patient", total=len(plans), show=progress))
     clinical_table(plans, facts["seed"]).to_csv(tree / "data.csv", index=False)
     (tree / "simulated.json").write_text(json.dumps(facts) + "\n")
 

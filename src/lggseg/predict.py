@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from lggseg.config import Config
 from lggseg.formats import mask_tiff
@@ -43,6 +42,7 @@ from lggseg.paths import (
     write_json,
     write_table,
 )
+from lggseg.progress import progress_bar
 from lggseg.volume import FLAIR, SIZE, channel_statistics, drop_small_parts, stack_channels
 
 if TYPE_CHECKING:
@@ -187,9 +187,7 @@ def predict_folder(
     rows: list[dict[str, Any]] = []
     due = 1.0
     try:
-        for path in tqdm(
-            volume_paths(Path(data)), desc="predict", unit="patient", disable=not progress
-        ):
+        for path in progress_bar(volume_paths(Path(data)), "predict", "patient", show=progress):
             volume, truth = read_volume(path)
             prediction = segmenter.predict(volume)
             _write_mask(prediction.mask, out / f"{path.stem}_mask.tif")
@@ -291,7 +289,7 @@ def evaluate(
     import pandas as pd
 
     rows = []
-    for patient in tqdm(patients, desc="evaluate", unit="patient", disable=not progress):
+    for patient in progress_bar(patients, "evaluate", "patient", show=progress):
         prediction, truth = segmenter.predict(cohort.image(patient)), cohort.mask(patient)
         metrics = patient_metrics(truth, prediction.mask)
         bins = reliability(prediction.probability, truth)

@@ -27,6 +27,7 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     TQDMProgressBar,
 )
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -340,6 +341,14 @@ class RunFolder(Callback):
             trainer.save_checkpoint(self.last)
 
 
+class OneBar(TQDMProgressBar):
+    """One line of progress for a whole training. Lightning draws a second one for each validation,
+    of which a notebook keeps them all."""
+
+    def init_validation_tqdm(self) -> Tqdm:
+        return Tqdm(disable=True)
+
+
 def _callbacks(config: Config, run: Path) -> list[Callback]:
     last = ModelCheckpoint(
         run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
@@ -373,7 +382,7 @@ def _trainer(
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     if progress:
-        callbacks = [*callbacks, TQDMProgressBar(refresh_rate=10)]
+        callbacks = [*callbacks, OneBar(refresh_rate=10)]
     return pl.Trainer(
         accelerator=config.accelerator,
         **_processes(),

@@ -25,12 +25,12 @@ import torch
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
-from tqdm.auto import tqdm
 
 from lggseg.config import SEARCH_SPACE, Choice, Config
 from lggseg.data import Cohort, DataError
 from lggseg.module import NonFiniteLoss
 from lggseg.paths import new_folder, write_table
+from lggseg.progress import progress_bar
 from lggseg.splits import check_no_leakage, fold_sides, slice_sides, split_fingerprint
 from lggseg.train import validation_dice
 
@@ -134,7 +134,7 @@ def tune(
         return _score(trial, replace(config, **suggest(trial)), cohort, split, folds)
 
     keep = _keep_table(Path(folder))
-    with _database(Path(folder)), _progress_bar(study, trials, progress) as update:
+    with _database(Path(folder)), _finished_bar(study, trials, progress) as update:
         while _count(study, FINISHED) < trials:
             _fail_killed(study)
             if _count(study, (*FINISHED, TrialState.RUNNING)) < trials:
@@ -234,8 +234,8 @@ def _keep_table(folder: Path) -> Callable[[optuna.Study, optuna.trial.FrozenTria
 
 
 @contextmanager
-def _progress_bar(study: optuna.Study, trials: int, progress: bool) -> Iterator[Callable[[], None]]:
-    with tqdm(total=trials, desc="tune", unit="trial", disable=not progress) as bar:
+def _finished_bar(study: optuna.Study, trials: int, progress: bool) -> Iterator[Callable[[], None]]:
+    with progress_bar(range(trials), "tune", "trial", show=progress) as bar:
 
         def update() -> None:
             bar.n = min(_count(study, FINISHED), trials)
