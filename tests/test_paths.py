@@ -117,3 +117,13 @@ def test_fresh_folder_keeps_the_earlier_run(tmp_path: Path) -> None:
     assert paths.fresh_folder(run) == run
     assert not run.exists()
     assert next(tmp_path.glob("unet-*/metrics.csv")).read_text() == "kept"
+
+
+def test_fresh_folder_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    (run := tmp_path / "unet").mkdir()
+    other = paths.try_lock(run / ".lock")
+    with pytest.raises(paths.DataError, match="found another process that trains in it"):
+        paths.fresh_folder(run)
+    assert other is not None and run.exists()
+    other.release()
+    assert not paths.fresh_folder(run).exists()

@@ -87,6 +87,16 @@ def try_lock(file: Path) -> BaseFileLock | None:
     return lock
 
 
+def lock_run(run: Path) -> BaseFileLock:
+    """A lock on a run folder; raises ``DataError`` while another process trains in it."""
+    with writing(run):
+        lock = try_lock(run / ".lock")
+    if lock is None:
+        action = "Wait until it has ended, or train in another folder (--run)."
+        raise DataError(run, "another process that trains in it", "no other", action)
+    return lock
+
+
 @contextmanager
 def working_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """A new folder ``<prefix>…`` in ``parent`` to build something in that is then renamed out of
@@ -150,9 +160,11 @@ def runs_root() -> Path:
 
 
 def fresh_folder(path: Path) -> Path:
-    """``path``, free for a new run: an earlier one is kept under its time."""
+    """``path``, free for a new run: an earlier one is kept under its time. Raises ``DataError``
+    while another process trains in it."""
     if path.exists():
         stamp = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
+        lock_run(path).release()
         names = chain([""], (f"-{number}" for number in count(2)))
         places = (path.with_name(f"{path.name}-{stamp}{name}") for name in names)
         path.rename(next(place for place in places if not place.exists()))

@@ -38,7 +38,7 @@ from lggseg.data import Cohort, DataError
 from lggseg.datamodule import CohortDataModule
 from lggseg.models import build_network
 from lggseg.module import SegmentationModule
-from lggseg.paths import new_folder, replace_file, try_lock, write_table, writing
+from lggseg.paths import lock_run, new_folder, replace_file, write_table, writing
 from lggseg.predict import Segmenter, amend_card, evaluate, export_model, write_card
 from lggseg.splits import (
     NO_FOLD,
@@ -90,10 +90,7 @@ def _alone_in(run: Path) -> Iterator[None]:
         return
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
-        lock = try_lock(run / ".lock")
-    if lock is None:
-        action = "Wait until it has ended, or choose another --run."
-        raise DataError(run, "another process that trains in it", "no other", action)
+    lock = lock_run(run)
     try:
         yield
     finally:
