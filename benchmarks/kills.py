@@ -199,13 +199,16 @@ def _check_trials(table: pd.DataFrame) -> None:
 
 def report_stage() -> Stage:
     """The report as HTML, with a simulated cohort for its pictures, the pages of the executed
-    notebooks and the model card."""
+    notebooks, the model card and docs/scaling.md; none of it in the repository."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from report import build
 
+    pages = {path.name: template for path, template in build.PAGES.items()}
+
     def run(folder: Path) -> None:
         os.environ["LGGSEG_CACHE"] = str(folder / ".cache")  # the stage of loading tests it
-        build.CARD, build.BROWSERS = folder / "MODEL_CARD.md", ()
+        build.PAGES = {folder / name: template for name, template in pages.items()}
+        build.BROWSERS = ()
         sys.argv = ["build", "--out", str(folder)]
         build.main()
 

@@ -35,9 +35,8 @@ from report import figures, snapshots
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-CARD = ROOT / "MODEL_CARD.md"
 # Pages of the repository that are made here, and their templates.
-PAGES = {CARD: "model_card.md", ROOT / "docs" / "scaling.md": "scaling.md"}
+PAGES = {ROOT / "MODEL_CARD.md": "model_card.md", ROOT / "docs" / "scaling.md": "scaling.md"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
