@@ -389,3 +389,23 @@ def test_batch_loss_and_optimiser_never_wait_for_the_device(cohort: Cohort) -> N
     assert loss.is_meta and loss.ndim == 0
     with pytest.raises((RuntimeError, NotImplementedError)):
         loss.item()
+
+
+def test_precision_is_measured_once_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Config] = []
+
+    def seconds(config: Config, half: bool) -> float:
+        asked.append(config)
+        return 1.0 if half == (len(asked) < 3) else 2.0  # the second answer would be another
+
+    monkeypatch.setattr(train, "_seconds_per_step", seconds)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    train._faster_on_cpu.cache_clear()
+    try:
+        for fold in range(2):
+            chosen = train.choose_precision(replace(Config(), fold=fold, learning_rate=0.01))
+            assert chosen == "bf16-mixed" and len(asked) == 2
+        assert train.choose_precision(replace(Config(), width=8)) == "32-true"
+    finally:
+        train._faster_on_cpu.cache_clear()

@@ -77,6 +77,21 @@ def test_search_goes_on_from_what_is_finished(
     assert len(seen) == 5 and len(pd.read_csv(tmp_path / "trials.csv")) == 5
 
 
+def test_all_trials_of_a_search_have_one_precision(
+    cohort: Cohort,
+    split: pd.DataFrame,
+    seen: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter(["bf16-mixed", "32-true", "32-true"])  # as on a machine that others use, too
+    monkeypatch.setattr(tune, "choose_precision", lambda config: next(answers))
+    config = replace(CONFIG, precision="auto")
+    for trials in (2, 3):
+        tune.tune(config, cohort, split, tmp_path, trials=trials, progress=False)
+    assert [config.precision for config, _ in seen] == ["bf16-mixed"] * 3
+
+
 def test_search_on_other_terms_is_refused(
     cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -237,11 +238,18 @@ def _same_run(stored: Path, config: Config, split: pd.DataFrame) -> Config:
 
 
 def choose_precision(config: Config) -> str:
-    """16 bits where they are faster here: by capability on a GPU, by a short trial on a CPU."""
+    """16 bits where they are faster here: by capability on a GPU, by a short trial on a CPU, one
+    for a network and a process, so that what is compared there does not differ by the answer."""
     if torch.cuda.is_available() and config.accelerator in ("auto", "gpu"):
         return "bf16-mixed" if torch.cuda.is_bf16_supported(False) else "16-mixed"
     if config.accelerator == "mps" or torch.backends.mps.is_available():
         return "32-true"
+    names = ("network", "width", "downsample", "neighbours")
+    return _faster_on_cpu(replace(Config(), **{name: getattr(config, name) for name in names}))
+
+
+@cache
+def _faster_on_cpu(config: Config) -> str:
     full, half = (_seconds_per_step(config, half) for half in (False, True))
     return "bf16-mixed" if half < 0.9 * full else "32-true"
 

@@ -32,7 +32,7 @@ from lggseg.module import NonFiniteLoss
 from lggseg.paths import new_folder, write_table
 from lggseg.progress import progress_bar
 from lggseg.splits import check_no_leakage, fold_sides, slice_sides, split_fingerprint
-from lggseg.train import validation_dice
+from lggseg.train import choose_precision, validation_dice
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # Seconds between signs of life of a running trial, and without one until it counts as killed.
@@ -124,6 +124,7 @@ def tune(
     earlier = len(open_study(folder).get_trials(deepcopy=False))
     study = open_study(folder, seed=config.seed + 1000 * worker + earlier)
     _same_search(study, Path(folder), _terms(config, cohort, split, folds))
+    config = replace(config, precision=_precision(study, config))
     known = {name: getattr(config, name) for name in SEARCH_SPACE}
     inside = {name: value for name, value in known.items() if value in SEARCH_SPACE[name]}
     study.enqueue_trial(inside, skip_if_exists=True)
@@ -177,6 +178,15 @@ def _same_search(study: optuna.Study, folder: Path, terms: dict[str, Any]) -> No
             action = "Go on with the same options and data, or choose another folder (--run)."
             raise DataError(folder / "study.db", found, expected, action)
     study.set_user_attr("terms", terms)
+
+
+def _precision(study: optuna.Study, config: Config) -> str:
+    """One for all trials and processes of a search, so that no busy moment chooses it for one."""
+    if config.precision == "auto":
+        chosen = study.user_attrs.get("precision") or choose_precision(config)
+        study.set_user_attr("precision", study.user_attrs.get("precision", chosen))
+        return str(study.user_attrs["precision"])
+    return config.precision
 
 
 def _score(
