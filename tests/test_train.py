@@ -392,20 +392,22 @@ def test_batch_loss_and_optimiser_never_wait_for_the_device(cohort: Cohort) -> N
 
 
 def test_precision_is_measured_once_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Config] = []
+    steps = []
 
-    def seconds(config: Config, half: bool) -> float:
-        asked.append(config)
-        return 1.0 if half == (len(asked) < 3) else 2.0  # the second answer would be another
+    def seconds(network: torch.nn.Module, image: torch.Tensor, half: bool) -> float:
+        steps.append(half)
+        if len(steps) == 2:
+            return 9.0  # something else took the processor
+        return 1.0 if half == (len(steps) <= 10) else 2.0  # the second answer would be another
 
-    monkeypatch.setattr(train, "_seconds_per_step", seconds)
+    monkeypatch.setattr(train, "_seconds_of_a_step", seconds)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     train._faster_on_cpu.cache_clear()
     try:
         for fold in range(2):
             chosen = train.choose_precision(replace(Config(), fold=fold, learning_rate=0.01))
-            assert chosen == "bf16-mixed" and len(asked) == 2
+            assert chosen == "bf16-mixed" and steps == [False, True] * 5
         assert train.choose_precision(replace(Config(), width=8)) == "32-true"
     finally:
         train._faster_on_cpu.cache_clear()
