@@ -353,6 +353,10 @@ class OneBar(TQDMProgressBar):
     def init_validation_tqdm(self) -> Tqdm:
         return Tqdm(disable=True)
 
+    def on_exception(self, *_: Any) -> None:
+        if self._train_progress_bar is not None:
+            self._train_progress_bar.close()  # the message that follows gets a line of its own
+
 
 def _callbacks(config: Config, run: Path) -> list[Callback]:
     last = ModelCheckpoint(
