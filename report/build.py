@@ -30,7 +30,7 @@ import pandas as pd
 from mistune.toc import add_toc_hook
 
 from lggseg.paths import replace_file
-from lggseg.stats import compare_all
+from lggseg.stats import compare_all, compare_paired
 from report import figures, snapshots
 
 HERE = Path(__file__).resolve().parent
@@ -45,8 +45,9 @@ def load_results(folder: Path = HERE / "results") -> dict[str, Any]:
 
     ``results``: each JSON file, ``tables``: each CSV file as a data frame, both by the file's
     name without a notebook's number and ``-full``; ``failures``: what the worst patients' images
-    look like; ``test_pairs``: the networks compared on the test patients; ``model``: the committed
-    model's config.json; ``prices``: those of AWS that the package brings, if any.
+    look like; ``test_pairs``: the networks compared on the test patients; ``longer``: the Attention
+    UNet less the UNet, both after all epochs; ``model``: the committed model's config.json;
+    ``prices``: those of AWS that the package brings, if any.
     """
     names = {path: re.sub(r"^\d+_|-full$", "", path.stem) for path in sorted(folder.iterdir())}
     prices = ROOT / "src/lggseg/cloud/prices.json"
@@ -57,9 +58,17 @@ def load_results(folder: Path = HERE / "results") -> dict[str, Any]:
         "tables": tables,
         "failures": json.loads((HERE / "failures.json").read_text()),
         "test_pairs": compare_all(test).to_dict("records"),
+        "longer": compare_paired(*_after_all_epochs(tables)),
         "model": json.loads((ROOT / "models/lgg-unet/config.json").read_text()),
         "prices": json.loads(prices.read_text()) if prices.exists() else None,
     }
+
+
+def _after_all_epochs(tables: dict[str, pd.DataFrame]) -> list[pd.Series]:
+    """Dice of the Attention UNet and of the UNet, over the patients of the former."""
+    names = ("attention_40_epochs", "cross_validation")
+    attention, unet = (tables[name].set_index("patient")["dice"] for name in names)
+    return [attention, unet[attention.index]]
 
 
 def fixed(value: float, digits: int = 3) -> str:
