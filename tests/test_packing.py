@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,24 @@ def test_a_cut_file_is_refused(tree: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(DataError, match=r"cohort.tar.gz: found no whole archive"):
         unpack(tmp_path, tmp_path / "there")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../outside", tarfile.REGTYPE),
+        ("/tmp/lggseg-outside", tarfile.REGTYPE),
+        ("link", tarfile.SYMTYPE),
+        ("link", tarfile.LNKTYPE),
+        ("pipe", tarfile.FIFOTYPE),
+    ],
+)
+def test_only_files_below_the_folder_are_unpacked(tmp_path: Path, name: str, kind: bytes) -> None:
+    (tmp_path / "channel").mkdir()
+    with tarfile.open(tmp_path / "channel" / PACKED, "w:gz") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "../outside"
+        tar.addfile(member, io.BytesIO())
+    with pytest.raises(DataError, match=rf"{name} is no file below it"):
+        unpack(tmp_path / "channel", tmp_path / "there")
+    assert not (tmp_path / "outside").exists() and not Path("/tmp/lggseg-outside").exists()

@@ -57,7 +57,7 @@ def _is_unsafe(node: ast.AST) -> bool:
             name.endswith(".load_from_checkpoint") and options.get("weights_only") != "True",
             options.get("allow_pickle", "False") != "False",
             name.endswith("read_pickle"),
-            name.endswith((".extractall", ".extract")) and options.get("filter") != "'data'",
+            name.endswith((".extractall", ".extract")),  # see lggseg.packing.write_member
             name in ("eval", "exec", "os.system"),
             options.get("shell", "False") != "False",
         )
@@ -89,7 +89,7 @@ def test_only_data_is_loaded(path: Path) -> None:
         "np.load(path, allow_pickle=True)",
         "pd.read_pickle(path)",
         "tar.extractall(folder)",
-        "tar.extract(member, filter='fully_trusted')",
+        "tar.extract(member, filter='data')",
         "eval(text)",
         "subprocess.run(command, shell=True)",
         "'$torch.load(@checkpoint)'",
@@ -105,7 +105,6 @@ def test_what_loads_more_than_data_is_found(source: str) -> None:
         "torch.load(path, weights_only=True)",
         "np.load(path, allow_pickle=False)",
         "trainer.fit(module, ckpt_path=path, weights_only=True)",
-        "tar.extractall(folder, filter='data')",
         "np.load(path, mmap_mode='c')",
     ],
 )
