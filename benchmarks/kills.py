@@ -257,14 +257,15 @@ def killed(call: Callable[[Path], object], folder: Path, after: float, log: Path
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     deadline = time.monotonic() + 10
-    while (alive := _group_lives(pid)) and time.monotonic() < deadline:
+    while (alive := group_lives(pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
     if alive:
         os.killpg(pid, signal.SIGKILL)
     return Counter(kills=int(os.WIFSIGNALED(status)), left_running=int(alive))
 
 
-def _group_lives(group: int) -> bool:
+def group_lives(group: int) -> bool:
+    """Whether any process of a group is still there."""
     with suppress(ProcessLookupError):
         os.killpg(group, 0)
         return True

@@ -34,7 +34,7 @@ from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
 
 from lggseg import container
 from lggseg.formats import ATTRIBUTES_HEADER
-from lggseg.packing import write_member
+from lggseg.packing import extract_files
 from lggseg.serve import Limits, build_app
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
@@ -230,6 +230,5 @@ def _server(endpoint: str) -> TestClient:
     assert packed
     with TemporaryDirectory() as folder:
         with tarfile.open(fileobj=io.BytesIO(packed.value)) as tar:
-            for member in tar:
-                write_member(tar, member, Path(folder).resolve())
+            extract_files(tar, Path(folder).resolve())
         return TestClient(build_app(Path(folder), Limits()))

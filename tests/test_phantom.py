@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from kills import group_lives
 
 from lggseg import phantom
 from lggseg.data import DataError
@@ -261,14 +262,6 @@ def test_number_of_patients_is_checked(tmp_path: Path, patients: int) -> None:
         phantom.make_cohort(tmp_path, patients=patients)
 
 
-def _lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_workers_end_with_a_simulation_that_is_killed(tmp_path: Path) -> None:
     code = "import sys; from lggseg.phantom import make_cohort; make_cohort(sys.argv[1])"
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -282,9 +275,9 @@ def test_workers_end_with_a_simulation_that_is_killed(tmp_path: Path) -> None:
     process.kill()
     assert process.wait() == -signal.SIGKILL
     try:
-        while _lives(process.pid) and time.monotonic() < deadline:
+        while group_lives(process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not _lives(process.pid), "its workers outlived it"
+        assert not group_lives(process.pid), "its workers outlived it"
     finally:
-        if _lives(process.pid):
+        if group_lives(process.pid):
             os.killpg(process.pid, signal.SIGKILL)

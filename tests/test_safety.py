@@ -57,7 +57,7 @@ def _is_unsafe(node: ast.AST) -> bool:
             name.endswith(".load_from_checkpoint") and options.get("weights_only") != "True",
             options.get("allow_pickle", "False") != "False",
             name.endswith("read_pickle"),
-            name.endswith((".extractall", ".extract")),  # see lggseg.packing.write_member
+            name.endswith((".extractall", ".extract")),  # see lggseg.packing.extract_files
             name in ("eval", "exec", "os.system"),
             options.get("shell", "False") != "False",
         )

@@ -175,7 +175,7 @@ def test_two_processes_do_not_train_in_one_folder(
     cohort: Cohort, split: pd.DataFrame, tmp_path: Path
 ) -> None:
     other = try_lock(tmp_path / ".lock")
-    with pytest.raises(DataError, match=r"found another process that trains in it.*--run"):
+    with pytest.raises(DataError, match=r"found another process that trains in it.*another --run"):
         train.train(CONFIG, cohort, split, tmp_path, progress=False)
     assert other is not None and not (tmp_path / "config.json").exists()
     other.release()

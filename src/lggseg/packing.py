@@ -67,21 +67,21 @@ def unpack(channel: Path, folder: Path) -> Path:
         return channel
     try:
         with tarfile.open(packed, "r:gz") as tar:
-            for member in tar:
-                write_member(tar, member, folder.resolve())
+            extract_files(tar, folder.resolve())
     except (tarfile.TarError, EOFError, OSError) as error:
         action = "Upload the cohort again."
         raise DataError(packed, f"no whole archive ({error})", "a cohort", action) from error
     return folder
 
 
-def write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    """Write one file of an archive to its place below an absolute folder; ``TarError`` for anything
-    else. ``extractall(filter="data")`` came with Python 3.11.4; Debian 12 has 3.11.2."""
-    path = (folder / member.name).resolve()
-    content = tar.extractfile(member) if member.isreg() else None
-    if content is None or not path.is_relative_to(folder):
-        raise tarfile.TarError(f"{member.name} is no file below it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        shutil.copyfileobj(content, file)
+def extract_files(tar: tarfile.TarFile, folder: Path) -> None:
+    """Write the files of an archive to their places below an absolute folder; ``TarError`` for
+    anything else in it. ``extractall(filter="data")`` came with Python 3.11.4, after Debian's."""
+    for member in tar:
+        path = (folder / member.name).resolve()
+        content = tar.extractfile(member) if member.isreg() else None
+        if content is None or not path.is_relative_to(folder):
+            raise tarfile.TarError(f"{member.name} is no file below it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            shutil.copyfileobj(content, file)

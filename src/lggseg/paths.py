@@ -92,7 +92,7 @@ def lock_run(run: Path) -> BaseFileLock:
     with writing(run):
         lock = try_lock(run / ".lock")
     if lock is None:
-        action = "Wait until it has ended, or train in another folder (--run)."
+        action = "Wait until it has ended, or choose another --run."
         raise DataError(run, "another process that trains in it", "no other", action)
     return lock
 
