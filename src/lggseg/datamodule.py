@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +21,9 @@ from lggseg import distributed, transforms
 from lggseg.config import Config
 from lggseg.data import Cohort, subset
 from lggseg.volume import channel_statistics
+
+# Slices that a GPU validates at once; a CPU is faster with fewer.
+VALIDATION_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class DeviceCohort:
     def __init__(
         self, cohort: Cohort, config: Config, device: torch.device, budget: int | None = None
     ) -> None:
-        self.config = config
+        self.config, self.device = config, device
         pixels, truth = _shrunk(cohort, config.downsample), _masks(cohort)
         budget = memory_budget(device) if budget is None else budget
         needed = pixels.nbytes + truth.nbytes
@@ -94,15 +96,17 @@ class DeviceCohort:
             stack = torch.cat([stack[:, :3], *around, stack[:, 3:]], dim=1)
         return stack.float()
 
-    def batch(self, rows: Tensor, *, training: bool) -> Batch:
-        """The batch of these rows: normalised, and augmented when training."""
+    def batch(
+        self, rows: Tensor, *, training: bool, generator: torch.Generator | None = None
+    ) -> Batch:
+        """The batch of these rows: normalised, and augmented when training, by random numbers of
+        ``generator`` (default: torch's own)."""
         strength = self.config.augmentation if training else 0.0
         stack = self.gather(rows)
         if strength:
             # Before normalising, so that what comes in from outside is air.
-            stack = transforms.warp(
-                stack, transforms.random_affine(len(rows), strength, rows.device)
-            )
+            matrix = transforms.random_affine(len(rows), strength, rows.device, generator)
+            stack = transforms.warp(stack, matrix)
         image, mask = stack[:, :-1], stack[:, -1:] / 255
         patient = self.patient[rows]
         air, contrast = (
@@ -111,11 +115,11 @@ class DeviceCohort:
         )
         image = transforms.normalise(image, air, contrast)
         if training and self.config.sequence_dropout:
-            image = transforms.drop_sequences(image, self.config.sequence_dropout)
+            image = transforms.drop_sequences(image, self.config.sequence_dropout, generator)
         if strength and self.config.paste:
             transforms.paste_tumours(image, mask)
         if strength:
-            image = transforms.vary_intensity(image, strength)
+            image = transforms.vary_intensity(image, strength, generator)
         return Batch(image.contiguous(memory_format=torch.channels_last), mask, rows)
 
 
@@ -200,24 +204,27 @@ class CohortDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> TrainingRows:
         trainer = self.trainer
         assert trainer is not None
-        rows = np.flatnonzero(self.sides == "train")
-        slices = self.cohort.slices.iloc[rows]
-        tumour = slices["tumour_pixels"].to_numpy() > 0
-        healthy = ~tumour & ~slices["blank"].to_numpy()
-        return TrainingRows(rows[tumour], rows[healthy], self.config, lambda: trainer.global_step)
+        steps = lambda: trainer.lightning_module.steps_done  # type: ignore[union-attr]  # noqa: E731
+        return training_rows(self.cohort, self.sides, self.config, steps)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         rows = torch.from_numpy(np.flatnonzero(self.sides == "validation"))
-        batches = rows.split(2 * self.config.batch_size) if len(rows) else ()
+        assert self.trainer is not None
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        size = 2 * self.config.batch_size if on_cpu else VALIDATION_BATCH
+        batches = rows.split(size) if len(rows) else ()
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
-        assert self.trainer is not None and self.on_device is not None
-        if self.trainer.training:
-            # Seeded by the step, so that a resumed run draws what an uninterrupted one draws.
-            step = self.config.seed * 1_000_003 + self.trainer.global_step
-            torch.manual_seed(step + (distributed.rank() << 40))
-        return self.on_device.batch(batch, training=self.trainer.training)
+
+def training_rows(
+    cohort: Cohort, sides: np.ndarray, config: Config, steps: Callable[[], int]
+) -> TrainingRows:
+    """The batches of the slices labelled ``train`` that are not blank."""
+    rows = np.flatnonzero(sides == "train")
+    slices = cohort.slices.iloc[rows]
+    tumour = slices["tumour_pixels"].to_numpy() > 0
+    healthy = ~tumour & ~slices["blank"].to_numpy()
+    return TrainingRows(rows[tumour], rows[healthy], config, steps)
 
 
 def own_share(cohort: Cohort, sides: np.ndarray) -> tuple[Cohort, np.ndarray]:

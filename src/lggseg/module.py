@@ -1,7 +1,8 @@
-"""The LightningModule: one step shared by training and validation, Dice exact per patient."""
+"""The LightningModule: a training step by :mod:`lggseg.step`, validation Dice exact per patient."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -9,11 +10,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lggseg import distributed, models, transforms
+from lggseg import distributed, transforms
 from lggseg.config import Config
-from lggseg.datamodule import Batch, CohortDataModule
+from lggseg.datamodule import CohortDataModule, DeviceCohort
 from lggseg.metrics import dice_from_counts
 from lggseg.optim import MuonAdamW
+from lggseg.step import Networks, TrainingStep, run_steps
 
 # Looking at the loss makes the host wait for a GPU, so it looks at several steps at once.
 STEPS_BETWEEN_CHECKS = 16
@@ -24,44 +26,74 @@ class NonFiniteLoss(RuntimeError):
 
 
 class SegmentationModule(pl.LightningModule):
-    """Trains ``config.network`` with Muon or AdamW and a one-cycle schedule.
+    """Trains ``config.network`` with Muon or AdamW and a one-cycle schedule, and validates the
+    running average of its weights.
 
     Logs ``train/loss``, ``val/loss``, ``val/dice`` (mean over patients) and ``val/dice_median``.
+    Lightning's optimisation is manual, so that a CUDA graph can hold a whole step.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.config = config
-        self.network = models.build_network(config)
-        self.loss = models.build_loss(config)
+        self.networks = Networks(config)
+        self.step: TrainingStep | None = None
+        self._restored: dict[str, Any] = {}
+        self._run: Callable[..., list[Tensor]] = lambda *_: []
         self._unchecked: list[tuple[Tensor, Tensor]] = []
+        self._slices = 0
         self._counts = torch.zeros(0)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(slices, 1, size, size)`` of normalised images."""
-        return self.network(image)
+        """Logits ``(slices, 1, size, size)`` of normalised images, by the averaged weights."""
+        return self.networks.averaged(image)
 
-    def model_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss and logits. Sums over many pixels overflow 16 bits, so the loss is in 32."""
-        logits = self(batch.image).float()
-        with torch.autocast(logits.device.type, enabled=False):
-            return self.loss(logits, batch.mask), logits
+    @property
+    def steps_done(self) -> int:
+        """How many steps the run has trained, those of earlier processes included."""
+        return self.step.done if self.step else self._restored.get("done", 0)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss, _ = self.model_step(batch)
-        self._log_mean("train/loss", loss, batch)
-        self._unchecked.append((loss.detach(), batch.rows))
+    def on_train_start(self) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        on_device = self.datamodule.on_device
+        assert isinstance(optimizer, MuonAdamW) and on_device is not None
+        rank = distributed.rank() << 40
+        self.step = TrainingStep(self.networks, optimizer, on_device, self.manual_backward, rank)
+        if self._restored:
+            self.step.done = self._restored["done"]
+            self.step.total.fill_(self._restored["total"])
+            self._slices = self._restored["slices"]
+            if self.step.scaler:
+                self.step.scaler.load_state_dict(self._restored["scaler"])
+        self._run = run_steps([self.step])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        step = self.step
+        assert step is not None
+        scaler = step.scaler.state_dict() if step.scaler else {}
+        counts = {"done": step.done, "total": float(step.total), "slices": self._slices}
+        checkpoint["step"] = {**counts, "scaler": scaler}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._restored = checkpoint["step"]
+
+    def training_step(self, rows: Tensor, batch_idx: int) -> None:
+        (loss,) = self._run(rows)
+        self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+        self._slices += len(rows)
+        self._unchecked.append((loss.clone(), rows))
         if len(self._unchecked) == STEPS_BETWEEN_CHECKS:
             self._check_losses()
-        return loss
-
-    def _log_mean(self, name: str, loss: Tensor, batch: Batch) -> None:
-        """Log the mean over all slices of an epoch."""
-        slices = len(batch.rows)
-        self.log(name, loss, on_step=False, on_epoch=True, batch_size=slices, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         self._check_losses()
+        assert self.step is not None
+        # A run may have nobody to validate on.
+        distributed.average_buffers(self.networks)
+        self.log("train/loss", self.step.total / max(self._slices, 1), sync_dist=True)
+        self.step.total.zero_()
+        self._slices = 0
 
     def _check_losses(self) -> None:
         losses, batches = zip(*self._unchecked, strict=True) if self._unchecked else ((), ())
@@ -84,20 +116,17 @@ class SegmentationModule(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_validation_epoch_start(self) -> None:
+        distributed.average_buffers(self.networks)
         patients = len(self.datamodule.cohort.patients)
         self._counts = torch.zeros(patients, 3, dtype=torch.int64, device=self.device)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        loss, logits = self.model_step(batch)
-        self._log_mean("val/loss", loss, batch)
-        cohort = self.datamodule.on_device
-        assert cohort is not None
-        probability = transforms.enlarge(logits, self.config.downsample).sigmoid()
-        predicted = probability >= self.config.threshold
-        truth = cohort.take(cohort.truth, batch.rows) > 0
-        cases = [predicted & truth, predicted & ~truth, ~predicted & truth]
-        counts = torch.stack([case.flatten(1).sum(1) for case in cases], dim=1)
-        self._counts.index_add_(0, cohort.patient[batch.rows], counts)
+    def validation_step(self, rows: Tensor, batch_idx: int) -> None:
+        on_device = self.datamodule.on_device
+        assert on_device is not None
+        loss, counts = count_voxels(self.networks, on_device, rows)
+        slices = len(rows)
+        self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=slices, sync_dist=True)
+        self._counts.index_add_(0, on_device.patient[rows], counts)
 
     def validation_dice(self) -> pd.Series:
         """Dice per patient over its validation slices, at native pixels, of the patients of all
@@ -113,22 +142,39 @@ class SegmentationModule(pl.LightningModule):
         self.log("val/dice", float(dice.mean()), prog_bar=True)
         self.log("val/dice_median", float(dice.median()))
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser that the config asks for."""
-        rate, decay = self.config.learning_rate, self.config.weight_decay
-        if self.config.optimizer == "muon":
-            return MuonAdamW(self, rate, decay)
-        fused = self.device.type in ("cpu", "cuda")
-        return torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=decay, fused=fused)
-
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer()
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=self.config.learning_rate,
-            # The schedule divides by zero in a run of fewer steps.
-            total_steps=max(int(self.trainer.estimated_stepping_batches), 10),
-            pct_start=0.2,
-            cycle_momentum=False,
-        )
+        total = int(self.trainer.estimated_stepping_batches)
+        optimizer, schedule = build_optimizer(self.networks, total)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def build_optimizer(
+    networks: Networks, total_steps: int
+) -> tuple[MuonAdamW, torch.optim.lr_scheduler.OneCycleLR]:
+    """The optimiser that the config asks for and its one-cycle schedule (Smith 2018)."""
+    config = networks.config
+    muon = config.optimizer == "muon"
+    optimizer = MuonAdamW(networks.trained, config.learning_rate, config.weight_decay, muon)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=config.learning_rate,
+        total_steps=max(total_steps, 10),  # it divides by zero in a run of fewer steps
+        pct_start=0.2,
+        cycle_momentum=False,
+    )
+    return optimizer, schedule
+
+
+@torch.no_grad()
+def count_voxels(
+    networks: Networks, on_device: DeviceCohort, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Loss of the averaged network on these rows, and the true positive, false positive and false
+    negative voxels of each, at native pixels: int64 ``(slices, 3)``."""
+    config = networks.config
+    loss, logits = networks.loss(networks.averaged, on_device.batch(rows, training=False))
+    probability = transforms.enlarge(logits, config.downsample).sigmoid()
+    predicted = probability >= config.threshold
+    truth = on_device.take(on_device.truth, rows) > 0
+    cases = [predicted & truth, predicted & ~truth, ~predicted & truth]
+    return loss, torch.stack([case.flatten(1).sum(1) for case in cases], dim=1)

@@ -23,9 +23,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
     Callback,
-    EMAWeightAveraging,
+    Checkpoint,
     LambdaCallback,
-    ModelCheckpoint,
     TQDMProgressBar,
 )
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
@@ -114,7 +113,7 @@ def _train(
     logger = tracking.tracker(config, run) if distributed.rank() == 0 else None
     try:
         trainer = _trainer(
-            config, _callbacks(config, run), progress, logger=logger or False, default_root_dir=run
+            config, [RunFolder(run)], progress, logger=logger or False, default_root_dir=run
         )
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         distributed.from_first(lambda: _finish(run, config, cohort, split, progress))
@@ -141,7 +140,7 @@ def validation_dice(
         config = replace(config, precision=choose_precision(config))
     pl.seed_everything(config.seed, verbose=False)
     module = SegmentationModule(config)
-    callbacks: list[Callback] = [AveragedWeights(decay=config.ema_decay)]
+    callbacks: list[Callback] = []
     if each_epoch:
         tell = each_epoch
         callbacks += [
@@ -268,30 +267,6 @@ def _seconds_of_a_step(network: nn.Module, image: Tensor, half: bool) -> float:
     return time.perf_counter() - start
 
 
-class AveragedWeights(EMAWeightAveraging):
-    """Lightning's average of the weights, without making the host wait for a GPU in each step:
-    the count of updates, which it looks at, lies in host memory. Validates, and saves, what all
-    processes have counted."""
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._agree(pl_module)
-        super().on_validation_epoch_start(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._agree(pl_module)  # A run may have nobody to validate on.
-        super().on_train_epoch_end(trainer, pl_module)
-
-    def _agree(self, network: pl.LightningModule) -> None:
-        assert self._average_model is not None
-        distributed.average_buffers(network)
-        distributed.average_buffers(self._average_model.module)
-
-
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its place. Lightning does so in the system's temporary folder and
     moves it; where that is another disk, moving is copying, and half a copy looks like a whole
@@ -305,8 +280,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         replace_file(Path(path), lambda part: part.write_bytes(content.getbuffer()))
 
 
-class RunFolder(Callback):
-    """Writes ``metrics.csv`` (a row per epoch), and ``last.ckpt`` when the run is told to stop."""
+class RunFolder(Checkpoint):
+    """Writes ``metrics.csv`` (a row per epoch), and ``checkpoints/last.ckpt`` after each epoch and
+    when the run is told to stop."""
 
     def __init__(self, run: Path) -> None:
         self.path, self.last = run / "metrics.csv", run / "checkpoints" / "last.ckpt"
@@ -330,17 +306,19 @@ class RunFolder(Callback):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         seconds = round(time.perf_counter() - self.started, 3)
         if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.last)  # which all processes call, and the first writes
             return
         row = {"epoch": trainer.current_epoch, **metrics, "learning_rate": rate}
         self.rows.append({**row, "seconds": seconds})
         if tracking.in_sagemaker_job():
             print(tracking.metric_line(metrics), flush=True)
         write_table(pd.DataFrame(self.rows), self.path)
+        trainer.save_checkpoint(self.last)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        # While validating, the module holds the averaged weights: the last epoch's file stands.
+        # Of a stop while validating, the last epoch's file stands.
         stopped = isinstance(exception, SIGTERMException | KeyboardInterrupt)
         if trainer.training and stopped and trainer.world_size == 1:
             trainer.save_checkpoint(self.last)
@@ -356,13 +334,6 @@ class OneBar(TQDMProgressBar):
     def on_exception(self, *_: Any) -> None:
         if self._train_progress_bar is not None:
             self._train_progress_bar.close()  # the message that follows gets a line of its own
-
-
-def _callbacks(config: Config, run: Path) -> list[Callback]:
-    last = ModelCheckpoint(
-        run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    return [AveragedWeights(decay=config.ema_decay), RunFolder(run), last]
 
 
 # From glibc's malloc.h.
@@ -395,7 +366,6 @@ def _trainer(
     return pl.Trainer(
         accelerator=config.accelerator,
         **_processes(),
-        precision=config.precision,  # type: ignore[arg-type]
         max_epochs=config.epochs,
         deterministic=config.deterministic,
         callbacks=callbacks,
@@ -427,7 +397,7 @@ def _finish(run: Path, config: Config, cohort: Cohort, split: pd.DataFrame, prog
         run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True
     )
     network = build_network(config)
-    prefix = "network."
+    prefix = "networks.averaged."
     weights = checkpoint["state_dict"].items()
     network.load_state_dict({k.removeprefix(prefix): v for k, v in weights if k.startswith(prefix)})
     card: dict[str, Any] = {

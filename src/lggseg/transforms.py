@@ -53,17 +53,24 @@ def enlarge(logits: Tensor, factor: int) -> Tensor:
     return F.interpolate(logits, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
-def _uniform(slices: int, low: float, high: float, like: Tensor, channels: int = 1) -> Tensor:
-    draw = torch.rand(slices, channels, 1, 1, device=like.device)
+Generator = torch.Generator | None
+
+
+def _uniform(
+    shape: tuple[int, ...], low: float, high: float, like: Tensor, generator: Generator
+) -> Tensor:
+    draw = torch.rand(*shape, 1, 1, device=like.device, generator=generator)
     return low + (high - low) * draw
 
 
-def random_affine(slices: int, strength: float, device: torch.device) -> Tensor:
+def random_affine(
+    slices: int, strength: float, device: torch.device, generator: Generator = None
+) -> Tensor:
     """Random mirror, rotation (±20°), zoom (±15 %), shear (±0.1) and shift (±6 %).
 
     Returns float32 ``(slices, 2, 3)``, output to input in the coordinates of ``affine_grid``.
     """
-    draw = (2 * torch.rand(7, slices, device=device) - 1) * strength
+    draw = (2 * torch.rand(7, slices, device=device, generator=generator) - 1) * strength
     angle, zoom = draw[0] * math.radians(20), torch.exp(draw[1] * 0.15)
     stretch = torch.exp(draw[2] * 0.05)
     mirror = torch.where(draw[3] < 0, -1.0, 1.0)
@@ -80,7 +87,7 @@ def warp(image: Tensor, matrix: Tensor) -> Tensor:
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def drop_sequences(image: Tensor, probability: float) -> Tensor:
+def drop_sequences(image: Tensor, probability: float, generator: Generator = None) -> Tensor:
     """Replace pre- or post-contrast by FLAIR, as the cohort does where a sequence is missing.
 
     Each of the two is replaced with ``probability`` / 2; in a further ``probability`` / 4 of the
@@ -88,9 +95,10 @@ def drop_sequences(image: Tensor, probability: float) -> Tensor:
     must be normalised, since a copy has FLAIR's statistics; returns it.
     """
     slices, device = len(image), image.device
-    both = torch.rand(slices, 1, 1, device=device) < probability / 4
-    for channel in (0, 2):
-        drop = (torch.rand(slices, 1, 1, device=device) < probability / 2) | both
+    draw = torch.rand(3, slices, 1, 1, device=device, generator=generator)
+    both = draw[0] < probability / 4
+    for index, channel in enumerate((0, 2), start=1):
+        drop = (draw[index] < probability / 2) | both
         image[:, channel] = torch.where(drop, image[:, FLAIR], image[:, channel])
     return image
 
@@ -109,21 +117,23 @@ def paste_tumours(image: Tensor, mask: Tensor) -> None:
     mask[0:pairs:2] = torch.maximum(mask[0:pairs:2], tumour)
 
 
-def vary_intensity(image: Tensor, strength: float) -> Tensor:
+def vary_intensity(image: Tensor, strength: float, generator: Generator = None) -> Tensor:
     """Random contrast and brightness of each channel; sharpness of the first quarter of the slices
     and noise in the last half (a batch is in random order already).
 
     Changes ``image``, which must be normalised; returns it.
     """
     slices, channels = image.shape[:2]
-    contrast = torch.exp(_uniform(slices, -0.2, 0.2, image, channels) * strength)
-    brightness = _uniform(slices, -0.2, 0.2, image, channels) * strength
+    contrast = torch.exp(_uniform((slices, channels), -0.2, 0.2, image, generator) * strength)
+    brightness = _uniform((slices, channels), -0.2, 0.2, image, generator) * strength
     image.mul_(contrast).add_(brightness)
     # Blurring and sharpening are one operation: move towards the local mean, or away from it.
     some = image[: math.ceil(slices / 4)]
-    some.lerp_(_local_mean(some), _uniform(len(some), -0.6, 0.9, image) * strength)
+    some.lerp_(_local_mean(some), _uniform((len(some), 1), -0.6, 0.9, image, generator) * strength)
     some = image[-math.ceil(slices / 2) :]
-    some.addcmul_(_noise(some), _uniform(len(some), 0.0, 0.12, image) * strength)
+    some.addcmul_(
+        _noise(some, generator), _uniform((len(some), 1), 0.0, 0.12, image, generator) * strength
+    )
     return image
 
 
@@ -135,9 +145,10 @@ def _local_mean(image: Tensor) -> Tensor:
     return around / 4
 
 
-def _noise(image: Tensor) -> Tensor:
-    """Gaussian noise like ``image``. Drawing it is dear, so the channels share one draw, each
+def _noise(image: Tensor, generator: Generator) -> Tensor:
+    """Gaussian noise like ``image``. Drawing it is slow, so the channels share one draw, each
     channel a pixel further along: neighbours in a slice and in its channels stay independent."""
     slices, channels, height, width = image.shape
-    draw = torch.randn(slices, height * width + channels - 1, device=image.device)
+    shape = (slices, height * width + channels - 1)
+    draw = torch.randn(shape, device=image.device, generator=generator)
     return draw.unfold(1, height * width, 1).unflatten(2, (height, width))

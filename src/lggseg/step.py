@@ -1,0 +1,172 @@
+"""One training step: batch, forward, loss, backward, update, average; on a GPU one CUDA graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lggseg import cuda_graph, models
+from lggseg.config import Config
+from lggseg.datamodule import Batch, DeviceCohort
+from lggseg.optim import MuonAdamW
+
+_HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+# Of the loss in 16-mixed, whose gradients would vanish in 16 bits otherwise (Micikevicius 2018).
+LOSS_SCALE = 2.0**16
+
+
+def precision_of(config: Config, device: torch.device) -> Any:
+    """The context in which the network runs in ``config.precision``."""
+    half = _HALF.get(config.precision)
+    if half is None:
+        return nullcontext()
+    # A cache of cast weights would outlive the CUDA graph that filled it.
+    return torch.autocast(device.type, dtype=half, cache_enabled=False)
+
+
+class Networks(nn.Module):
+    """A network that trains, and the running average of its weights, which is what is kept.
+
+    The average is exponential with ``config.ema_decay`` (Polyak 1992), over the statistics of
+    batch normalisation, too.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.trained = models.build_network(config)
+        self.averaged = copy.deepcopy(self.trained).requires_grad_(False).eval()
+        self._loss = models.build_loss(config)
+
+    def train(self, mode: bool = True) -> Networks:
+        """As of any module; the average always predicts as in evaluation."""
+        super().train(mode)
+        self.averaged.eval()
+        return self
+
+    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss, float32, and logits, ``(slices, 1, size, size)``, of a batch. Sums over many pixels
+        overflow 16 bits, so only the network runs in them."""
+        with precision_of(self.config, batch.image.device):
+            logits = network(batch.image)
+        logits = logits.float()
+        return self._loss(logits, batch.mask), logits
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Move the average towards the trained weights; with a ``decay`` of 0, onto them."""
+        averaged, trained = (list(_floats(net)) for net in (self.averaged, self.trained))
+        torch._foreach_lerp_(averaged, trained, 1 - decay)
+
+
+def _floats(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from (buffer for buffer in network.buffers() if buffer.is_floating_point())
+
+
+class TrainingStep:
+    """Trains ``networks`` on a batch of rows of a cohort that lies on the device.
+
+    ``step(rows)`` returns the loss, valid until the next call. ``done`` counts the steps: the
+    augmentation is seeded by it, so that a run that is resumed draws what an uninterrupted one
+    draws. ``total`` is the sum over the slices of an epoch of their batch's loss.
+
+    backward: how gradients are computed of a loss (by default ``loss.backward()``); seed: mixed into
+    that of the augmentation.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        optimizer: MuonAdamW,
+        on_device: DeviceCohort,
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+        seed: int = 0,
+    ) -> None:
+        self.networks, self.optimizer, self.on_device = networks, optimizer, on_device
+        self.config, self.backward, self.done = networks.config, backward, 0
+        device = on_device.device
+        self._seed = self.config.seed * 1_000_003 + seed
+        self.generator = torch.Generator(device) if device.type != "meta" else None
+        self.total = torch.zeros((), device=device)
+        half = self.config.precision == "16-mixed"
+        self.scaler = torch.amp.GradScaler(device.type, LOSS_SCALE) if half else None
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph can hold the step: not with a loss scale, which is read in each."""
+        resident = self.on_device.resident and self.scaler is None
+        return resident and cuda_graph.available(self.on_device.device)
+
+    def prepare(self) -> None:
+        """Seed the augmentation of the next step and tell the device its rate."""
+        if self.generator is not None:
+            self.generator.manual_seed(self._seed + self.done)
+        self.optimizer.set_rate()
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """The step itself; :meth:`prepare` comes before it, :meth:`count` after it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        batch = self.on_device.batch(rows, training=True, generator=self.generator)
+        loss, _ = self.networks.loss(self.networks.trained, batch)
+        if self.scaler is None:
+            self.backward(loss)
+            self.optimizer.update()
+        else:
+            self.backward(self.scaler.scale(loss))
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        # The average begins with the weights of the first step.
+        self.networks.average(self.config.ema_decay if self.done else 0.0)
+        loss = loss.detach()
+        self.total.add_(loss, alpha=len(rows))
+        return loss
+
+    def count(self) -> None:
+        """Count a step."""
+        self.done += 1
+
+
+def run_steps(steps: Sequence[TrainingStep]) -> Callable[..., list[Tensor]]:
+    """A function that takes the rows of each of ``steps``, trains all of them on these, and returns
+    their losses: one CUDA graph for all of them where that works, in which the steps run side by
+    side. Each gets the same result as alone."""
+    device = steps[0].on_device.device
+    captured: Callable[..., Tensor] | None = None
+    if all(step.capturable for step in steps):
+        streams = [torch.cuda.Stream() for _ in steps] if len(steps) > 1 else []
+        generators = [step.generator for step in steps if step.generator is not None]
+        captured = cuda_graph.Captured(
+            lambda *rows: _side_by_side(steps, streams, rows), generators
+        )
+
+    def run(*rows: Tensor) -> list[Tensor]:
+        for step in steps:
+            step.prepare()
+        rows = tuple(row.to(device, non_blocking=True) for row in rows)
+        losses = captured(*rows).unbind() if captured else [s(r) for s, r in zip(steps, rows)]
+        for step in steps:
+            step.count()
+        return list(losses)
+
+    return run
+
+
+def _side_by_side(
+    steps: Sequence[TrainingStep], streams: Sequence[torch.cuda.Stream], rows: Sequence[Tensor]
+) -> Tensor:
+    if not streams:
+        return torch.stack([steps[0](rows[0])])
+    main, losses = torch.cuda.current_stream(), []
+    for step, stream, row in zip(steps, streams, rows, strict=True):
+        stream.wait_stream(main)
+        with torch.cuda.stream(stream):
+            losses.append(step(row))
+    for stream in streams:
+        main.wait_stream(stream)
+    return torch.stack(losses)
