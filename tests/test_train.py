@@ -23,6 +23,7 @@ from lggseg.metrics import patient_metrics
 from lggseg.paths import try_lock
 from lggseg.predict import FILES, Segmenter, evaluate, predict_folder
 from lggseg.splits import LeakageError, fold_sides, make_split, patients_of
+from lggseg.step import Networks, TrainingStep, build_optimizer, run_steps
 
 CONFIG = replace(profile("smoke"), epochs=3, batch_size=4, precision="32-true", width=4)
 SCRIPT = Path(__file__).resolve().parents[1] / "src" / "train.py"
@@ -106,7 +107,7 @@ def test_validation_dice_is_exact_per_patient(cohort: Cohort, split: pd.DataFram
         patch.setattr(train, "SegmentationModule", Kept)
         dice = train.validation_dice(config, cohort, sides, progress=False)
     assert sorted(dice.index) == sorted(patients_of(split, "validation", 0))
-    network, on_device = kept["module"].network.eval(), DeviceCohort(cohort, config, CPU)
+    network, on_device = kept["module"].networks.averaged, DeviceCohort(cohort, config, CPU)
     for patient, value in dice.items():
         rows = torch.arange(cohort.rows(patient).start, cohort.rows(patient).stop)
         with torch.no_grad():
@@ -241,13 +242,13 @@ def test_a_non_finite_loss_names_the_patients(
 
 
 def test_losses_are_computed_in_32_bits(cohort: Cohort) -> None:
-    segmentation = module.SegmentationModule(CONFIG)
+    networks = Networks(replace(CONFIG, precision="bf16-mixed"))
     seen: list[torch.dtype] = []
-    segmentation.loss = lambda logits, mask: seen.append(logits.dtype) or logits.mean()
+    networks._loss = lambda logits, mask: seen.append(logits.dtype) or logits.mean()
     batch = DeviceCohort(cohort, CONFIG, CPU).batch(torch.arange(4), training=False)
-    with torch.autocast("cpu", torch.bfloat16):
-        segmentation.model_step(batch)
-    assert seen == [torch.float32]
+    networks.trained[2].register_forward_hook(lambda *_: seen.append(_[2].dtype))
+    networks.loss(networks.trained, batch)
+    assert seen == [torch.bfloat16, torch.float32]
 
 
 class _Says(torch.nn.Module):
@@ -266,10 +267,9 @@ def test_dice_focal_overflows_in_16_bits_and_not_here() -> None:
     mask, logits = torch.ones(8, 1, 128, 128), torch.full((8, 1, 128, 128), 6.0).half()
     config = replace(CONFIG, loss="dice_focal")
     assert not models.build_loss(config)(logits, mask.half()).isfinite()
-    segmentation = module.SegmentationModule(config)
-    segmentation.network = _Says(logits)
-    with torch.autocast("cpu", torch.float16):
-        loss, _ = segmentation.model_step(Batch(torch.zeros(8, 5, 128, 128), mask, torch.arange(8)))
+    networks = Networks(replace(config, precision="16-mixed"))
+    batch = Batch(torch.zeros(8, 5, 128, 128), mask, torch.arange(8))
+    loss, _ = networks.loss(_Says(logits), batch)
     assert loss.dtype == torch.float32 and loss.isfinite()
 
 
@@ -380,13 +380,11 @@ def test_network_shapes(network: str, neighbours: bool, downsample: int) -> None
 def test_batch_loss_and_optimiser_never_wait_for_the_device(cohort: Cohort) -> None:
     """On the meta device, which holds no data, everything that reads a value back raises."""
     meta = torch.device("meta")
-    segmentation = module.SegmentationModule(CONFIG).to(meta)
+    networks = Networks(replace(CONFIG, width=16)).to(meta)
     on_device = DeviceCohort(cohort, CONFIG, meta)
-    batch = on_device.batch(torch.empty(4, dtype=torch.int64, device=meta), training=True)
-    loss = segmentation.loss(segmentation(batch.image), batch.mask)
-    loss.backward()
-    segmentation.optimizer().step()
-    assert loss.is_meta and loss.ndim == 0
+    step = TrainingStep(networks, build_optimizer(networks), on_device, 100)
+    (loss,) = run_steps([step])(torch.empty(4, dtype=torch.int64, device=meta))
+    assert loss.is_meta and loss.ndim == 0 and step.done == 1
     with pytest.raises((RuntimeError, NotImplementedError)):
         loss.item()
 

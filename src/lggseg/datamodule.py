@@ -202,10 +202,11 @@ class CohortDataModule(pl.LightningDataModule):
             self.on_device = DeviceCohort(self.cohort, self.config, device)
 
     def train_dataloader(self) -> TrainingRows:
-        trainer = self.trainer
-        assert trainer is not None
-        steps = lambda: trainer.lightning_module.steps_done  # type: ignore[union-attr]  # noqa: E731
-        return training_rows(self.cohort, self.sides, self.config, steps)
+        return training_rows(self.cohort, self.sides, self.config, self._steps_done)
+
+    def _steps_done(self) -> int:
+        assert self.trainer is not None
+        return self.trainer.lightning_module.steps_done  # type: ignore[return-value]
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         rows = torch.from_numpy(np.flatnonzero(self.sides == "validation"))

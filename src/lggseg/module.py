@@ -15,7 +15,7 @@ from lggseg.config import Config
 from lggseg.datamodule import CohortDataModule, DeviceCohort
 from lggseg.metrics import dice_from_counts
 from lggseg.optim import MuonAdamW
-from lggseg.step import Networks, TrainingStep, run_steps
+from lggseg.step import Networks, TrainingStep, build_optimizer, run_steps
 
 # Looking at the loss makes the host wait for a GPU, so it looks at several steps at once.
 STEPS_BETWEEN_CHECKS = 16
@@ -59,7 +59,10 @@ class SegmentationModule(pl.LightningModule):
         on_device = self.datamodule.on_device
         assert isinstance(optimizer, MuonAdamW) and on_device is not None
         rank = distributed.rank() << 40
-        self.step = TrainingStep(self.networks, optimizer, on_device, self.manual_backward, rank)
+        total = int(self.trainer.estimated_stepping_batches)
+        self.step = TrainingStep(
+            self.networks, optimizer, on_device, total, self.manual_backward, rank
+        )
         if self._restored:
             self.step.done = self._restored["done"]
             self.step.total.fill_(self._restored["total"])
@@ -80,7 +83,6 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, rows: Tensor, batch_idx: int) -> None:
         (loss,) = self._run(rows)
-        self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
         self._slices += len(rows)
         self._unchecked.append((loss.clone(), rows))
         if len(self._unchecked) == STEPS_BETWEEN_CHECKS:
@@ -142,27 +144,8 @@ class SegmentationModule(pl.LightningModule):
         self.log("val/dice", float(dice.mean()), prog_bar=True)
         self.log("val/dice_median", float(dice.median()))
 
-    def configure_optimizers(self) -> Any:
-        total = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = build_optimizer(self.networks, total)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
-
-
-def build_optimizer(
-    networks: Networks, total_steps: int
-) -> tuple[MuonAdamW, torch.optim.lr_scheduler.OneCycleLR]:
-    """The optimiser that the config asks for and its one-cycle schedule (Smith 2018)."""
-    config = networks.config
-    muon = config.optimizer == "muon"
-    optimizer = MuonAdamW(networks.trained, config.learning_rate, config.weight_decay, muon)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=config.learning_rate,
-        total_steps=max(total_steps, 10),  # it divides by zero in a run of fewer steps
-        pct_start=0.2,
-        cycle_momentum=False,
-    )
-    return optimizer, schedule
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.networks)
 
 
 @torch.no_grad()

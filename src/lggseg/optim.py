@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 SMALLEST_MATRIX = 16
 MOMENTUM = 0.95
 # The quintic polynomial of each Newton-Schulz iteration (Jordan 2024): a x + b x^3 + c x^5.
-ITERATIONS = ((3.4445, -4.7750, 2.0315),) * 5
+Iterations = Sequence[tuple[float, float, float]]
+ITERATIONS: Iterations = ((3.4445, -4.7750, 2.0315),) * 5
 
 
 def as_matrix(weight: Tensor, transposed: bool = False) -> Tensor:
@@ -29,9 +30,7 @@ def is_matrix(weight: Tensor) -> bool:
     return weight.ndim in (2, 4) and min(as_matrix(weight).shape) >= SMALLEST_MATRIX
 
 
-def orthogonalise(
-    matrices: Sequence[Tensor], iterations: Iterable[tuple[float, float, float]] = ITERATIONS
-) -> list[Tensor]:
+def orthogonalise(matrices: Sequence[Tensor], iterations: Iterations = ITERATIONS) -> list[Tensor]:
     """The nearest matrix with singular values of about 1, of each matrix: Newton-Schulz iterations
     on the small square G = X Xᵀ alone, since every iterate of X is a polynomial of G times X.
 
@@ -62,17 +61,22 @@ def _stack(matrices: list[Tensor]) -> Tensor:
     return stack / stack.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
 
 
-def _inverse_root(gram: Tensor, iterations: Iterable[tuple[float, float, float]]) -> Tensor:
+def _inverse_root(gram: Tensor, iterations: Iterations) -> Tensor:
     """The symmetric factor that makes X orthogonal, from ``gram`` = X Xᵀ, ``(matrices, n, n)``."""
-    factor: Tensor | None = None
-    for a, b, c in iterations:
-        if factor is not None:
-            gram = step @ (step @ gram)
-        step = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        step.diagonal(dim1=1, dim2=2).add_(a)
-        factor = step if factor is None else step @ factor
-    assert factor is not None
+    factor = _quintic(gram, *iterations[0])
+    last = factor
+    for coefficients in iterations[1:]:
+        gram = last @ (last @ gram)  # that of the new iterate; all of these commute
+        last = _quintic(gram, *coefficients)
+        factor = last @ factor
     return factor
+
+
+def _quintic(gram: Tensor, a: float, b: float, c: float) -> Tensor:
+    """``a I + b G + c G²``."""
+    value = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    value.diagonal(dim1=1, dim2=2).add_(a)
+    return value
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -81,7 +85,7 @@ class MuonAdamW(torch.optim.Optimizer):
     4), so that both share a rate.
 
     The last parameter group is AdamW's; the one before is Muon's, where there are such weights and
-    ``muon`` asks for it. A schedule sets their ``lr`` here. Nothing in :meth:`update` reads a value
+    ``muon`` asks for it. Nothing in :meth:`update` reads a value
     back from the device, so a CUDA graph can hold it. Raises ``ValueError`` when a convolution's
     weight does not lie in memory channels last.
     """
@@ -123,13 +127,14 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.set_rate()
+        self.set_rate(self.param_groups[0]["lr"])
         self.update()
         return loss
 
-    def set_rate(self) -> None:
-        """Tell the device the rate of the parameter groups, which all have the same."""
-        rate = self.param_groups[0]["lr"]
+    def set_rate(self, rate: float) -> None:
+        """The rate of the next :meth:`update`, told to the device."""
+        for group in self.param_groups:
+            group["lr"] = rate
         self._rate.fill_(rate)
         if not isinstance(self._adamw.param_groups[0]["lr"], Tensor):
             self._adamw.param_groups[0]["lr"] = rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -69,6 +70,25 @@ def _floats(network: nn.Module) -> Iterator[Tensor]:
     yield from (buffer for buffer in network.buffers() if buffer.is_floating_point())
 
 
+def build_optimizer(networks: Networks) -> MuonAdamW:
+    """The optimiser that the config asks for."""
+    config, muon = networks.config, networks.config.optimizer == "muon"
+    return MuonAdamW(networks.trained, config.learning_rate, config.weight_decay, muon)
+
+
+def one_cycle(peak: float, done: int, total: int) -> float:
+    """The learning rate after ``done`` of ``total`` steps (Smith 2018, as torch's OneCycleLR): by
+    cosines from ``peak`` / 25 to ``peak`` over a fifth of them, then to ``peak`` / 250,000."""
+    top, last = 0.2 * total - 1, max(total, 10) - 1
+    if done <= top:
+        return _cosine(peak / 25, peak, done / top)
+    return _cosine(peak, peak / 25e4, min((done - top) / (last - top), 1.0))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
 class TrainingStep:
     """Trains ``networks`` on a batch of rows of a cohort that lies on the device.
 
@@ -76,8 +96,8 @@ class TrainingStep:
     augmentation is seeded by it, so that a run that is resumed draws what an uninterrupted one
     draws. ``total`` is the sum over the slices of an epoch of their batch's loss.
 
-    backward: how gradients are computed of a loss (by default ``loss.backward()``); seed: mixed into
-    that of the augmentation.
+    total_steps: of the run, over which the rate rises and falls. backward: how gradients are
+    computed of a loss. seed: mixed into that of the augmentation.
     """
 
     def __init__(
@@ -85,10 +105,12 @@ class TrainingStep:
         networks: Networks,
         optimizer: MuonAdamW,
         on_device: DeviceCohort,
+        total_steps: int,
         backward: Callable[[Tensor], Any] = Tensor.backward,
         seed: int = 0,
     ) -> None:
         self.networks, self.optimizer, self.on_device = networks, optimizer, on_device
+        self.total_steps = total_steps
         self.config, self.backward, self.done = networks.config, backward, 0
         device = on_device.device
         self._seed = self.config.seed * 1_000_003 + seed
@@ -107,7 +129,8 @@ class TrainingStep:
         """Seed the augmentation of the next step and tell the device its rate."""
         if self.generator is not None:
             self.generator.manual_seed(self._seed + self.done)
-        self.optimizer.set_rate()
+        rate = one_cycle(self.config.learning_rate, self.done, self.total_steps)
+        self.optimizer.set_rate(rate)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """The step itself; :meth:`prepare` comes before it, :meth:`count` after it."""
@@ -149,7 +172,10 @@ def run_steps(steps: Sequence[TrainingStep]) -> Callable[..., list[Tensor]]:
         for step in steps:
             step.prepare()
         rows = tuple(row.to(device, non_blocking=True) for row in rows)
-        losses = captured(*rows).unbind() if captured else [s(r) for s, r in zip(steps, rows)]
+        if captured:
+            losses = captured(*rows).unbind()
+        else:
+            losses = tuple(step(row) for step, row in zip(steps, rows, strict=True))
         for step in steps:
             step.count()
         return list(losses)
@@ -158,7 +184,7 @@ def run_steps(steps: Sequence[TrainingStep]) -> Callable[..., list[Tensor]]:
 
 
 def _side_by_side(
-    steps: Sequence[TrainingStep], streams: Sequence[torch.cuda.Stream], rows: Sequence[Tensor]
+    steps: Sequence[TrainingStep], streams: Sequence[torch.cuda.Stream], *rows: Tensor
 ) -> Tensor:
     if not streams:
         return torch.stack([steps[0](rows[0])])

@@ -129,7 +129,8 @@ def vary_intensity(image: Tensor, strength: float, generator: Generator = None) 
     image.mul_(contrast).add_(brightness)
     # Blurring and sharpening are one operation: move towards the local mean, or away from it.
     some = image[: math.ceil(slices / 4)]
-    some.lerp_(_local_mean(some), _uniform((len(some), 1), -0.6, 0.9, image, generator) * strength)
+    sharpness = _uniform((len(some), 1), -0.6, 0.9, image, generator) * strength
+    some.lerp_(_local_mean(some), sharpness)
     some = image[-math.ceil(slices / 2) :]
     some.addcmul_(
         _noise(some, generator), _uniform((len(some), 1), 0.0, 0.12, image, generator) * strength
