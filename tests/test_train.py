@@ -23,7 +23,7 @@ from lggseg.metrics import patient_metrics
 from lggseg.paths import try_lock
 from lggseg.predict import FILES, Segmenter, evaluate, predict_folder
 from lggseg.splits import LeakageError, fold_sides, make_split, patients_of
-from lggseg.step import Networks, TrainingStep, build_optimizer, run_steps
+from lggseg.step import Networks, TrainingStep, build_optimizer, runner
 
 CONFIG = replace(profile("smoke"), epochs=3, batch_size=4, precision="32-true", width=4)
 SCRIPT = Path(__file__).resolve().parents[1] / "src" / "train.py"
@@ -383,7 +383,7 @@ def test_batch_loss_and_optimiser_never_wait_for_the_device(cohort: Cohort) -> N
     networks = Networks(replace(CONFIG, width=16)).to(meta)
     on_device = DeviceCohort(cohort, CONFIG, meta)
     step = TrainingStep(networks, build_optimizer(networks), on_device, 100)
-    (loss,) = run_steps([step])(torch.empty(4, dtype=torch.int64, device=meta))
+    loss = runner(step)(torch.empty(4, dtype=torch.int64, device=meta))
     assert loss.is_meta and loss.ndim == 0 and step.done == 1
     with pytest.raises((RuntimeError, NotImplementedError)):
         loss.item()

@@ -104,7 +104,7 @@ def test_intensity_changes_stay_small() -> None:
 
 def test_noise_is_independent_between_neighbours_and_channels() -> None:
     torch.manual_seed(0)
-    noise = transforms._noise(torch.zeros(4, 3, 64, 64))
+    noise = transforms._noise(torch.zeros(4, 3, 64, 64), None)
     assert noise.shape == (4, 3, 64, 64)
     assert noise.std() == pytest.approx(1, abs=0.02)
     first = noise[:, 0].flatten()

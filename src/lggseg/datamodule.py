@@ -6,6 +6,7 @@ and the normalisation of a batch are a handful of operations on the device.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -72,6 +73,17 @@ class DeviceCohort:
         self.last = torch.tensor([rows.stop - 1 for rows in bounds], device=device)
         statistics = np.stack([channel_statistics(cohort.images[rows]) for rows in bounds])
         self.air, self.contrast = torch.as_tensor(statistics, device=device).unbind(1)
+
+    def for_config(self, config: Config) -> DeviceCohort:
+        """The same tensors for another run, which differs in how it augments. Raises
+        ``ValueError`` where it needs other pixels."""
+        if config.downsample != self.config.downsample:
+            raise ValueError(
+                f"found downsample={config.downsample}, expected {self.config.downsample}"
+            )
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     def _place(self, tensor: Tensor, device: torch.device) -> Tensor:
         if self.resident:

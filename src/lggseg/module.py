@@ -10,12 +10,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lggseg import distributed, transforms
+from lggseg import distributed
 from lggseg.config import Config
-from lggseg.datamodule import CohortDataModule, DeviceCohort
+from lggseg.datamodule import CohortDataModule
 from lggseg.metrics import dice_from_counts
 from lggseg.optim import MuonAdamW
-from lggseg.step import Networks, TrainingStep, build_optimizer, run_steps
+from lggseg.step import Networks, TrainingStep, build_optimizer, count_voxels, runner
 
 # Looking at the loss makes the host wait for a GPU, so it looks at several steps at once.
 STEPS_BETWEEN_CHECKS = 16
@@ -40,7 +40,7 @@ class SegmentationModule(pl.LightningModule):
         self.networks = Networks(config)
         self.step: TrainingStep | None = None
         self._restored: dict[str, Any] = {}
-        self._run: Callable[..., list[Tensor]] = lambda *_: []
+        self._run: Callable[[Tensor], Tensor] = torch.Tensor.detach
         self._unchecked: list[tuple[Tensor, Tensor]] = []
         self._slices = 0
         self._counts = torch.zeros(0)
@@ -69,7 +69,7 @@ class SegmentationModule(pl.LightningModule):
             self._slices = self._restored["slices"]
             if self.step.scaler:
                 self.step.scaler.load_state_dict(self._restored["scaler"])
-        self._run = run_steps([self.step])
+        self._run = runner(self.step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         step = self.step
@@ -82,7 +82,7 @@ class SegmentationModule(pl.LightningModule):
         self._restored = checkpoint["step"]
 
     def training_step(self, rows: Tensor, batch_idx: int) -> None:
-        (loss,) = self._run(rows)
+        loss = self._run(rows)
         self._slices += len(rows)
         self._unchecked.append((loss.clone(), rows))
         if len(self._unchecked) == STEPS_BETWEEN_CHECKS:
@@ -146,18 +146,3 @@ class SegmentationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.networks)
-
-
-@torch.no_grad()
-def count_voxels(
-    networks: Networks, on_device: DeviceCohort, rows: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Loss of the averaged network on these rows, and the true positive, false positive and false
-    negative voxels of each, at native pixels: int64 ``(slices, 3)``."""
-    config = networks.config
-    loss, logits = networks.loss(networks.averaged, on_device.batch(rows, training=False))
-    probability = transforms.enlarge(logits, config.downsample).sigmoid()
-    predicted = probability >= config.threshold
-    truth = on_device.take(on_device.truth, rows) > 0
-    cases = [predicted & truth, predicted & ~truth, ~predicted & truth]
-    return loss, torch.stack([case.flatten(1).sum(1) for case in cases], dim=1)

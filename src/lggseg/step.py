@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lggseg import cuda_graph, models
+from lggseg import cuda_graph, models, transforms
 from lggseg.config import Config
 from lggseg.datamodule import Batch, DeviceCohort
 from lggseg.optim import MuonAdamW
@@ -133,7 +133,7 @@ class TrainingStep:
         self.optimizer.set_rate(rate)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """The step itself; :meth:`prepare` comes before it, :meth:`count` after it."""
+        """The step itself, as :func:`runner` calls it."""
         self.optimizer.zero_grad(set_to_none=True)
         batch = self.on_device.batch(rows, training=True, generator=self.generator)
         loss, _ = self.networks.loss(self.networks.trained, batch)
@@ -150,49 +150,34 @@ class TrainingStep:
         self.total.add_(loss, alpha=len(rows))
         return loss
 
-    def count(self) -> None:
-        """Count a step."""
-        self.done += 1
+
+def runner(step: TrainingStep) -> Callable[[Tensor], Tensor]:
+    """A function that trains ``step`` on rows and returns the loss, valid until its next call: one
+    CUDA graph where that works, and the same calculation launch by launch elsewhere."""
+    run: Callable[[Tensor], Tensor] = step
+    if step.capturable:
+        assert step.generator is not None
+        run = cuda_graph.Captured(step, [step.generator])
+
+    def train(rows: Tensor) -> Tensor:
+        step.prepare()
+        loss = run(rows.to(step.on_device.device, non_blocking=True))
+        step.done += 1
+        return loss
+
+    return train
 
 
-def run_steps(steps: Sequence[TrainingStep]) -> Callable[..., list[Tensor]]:
-    """A function that takes the rows of each of ``steps``, trains all of them on these, and returns
-    their losses: one CUDA graph for all of them where that works, in which the steps run side by
-    side. Each gets the same result as alone."""
-    device = steps[0].on_device.device
-    captured: Callable[..., Tensor] | None = None
-    if all(step.capturable for step in steps):
-        streams = [torch.cuda.Stream() for _ in steps] if len(steps) > 1 else []
-        generators = [step.generator for step in steps if step.generator is not None]
-        captured = cuda_graph.Captured(
-            lambda *rows: _side_by_side(steps, streams, rows), generators
-        )
-
-    def run(*rows: Tensor) -> list[Tensor]:
-        for step in steps:
-            step.prepare()
-        rows = tuple(row.to(device, non_blocking=True) for row in rows)
-        if captured:
-            losses = captured(*rows).unbind()
-        else:
-            losses = tuple(step(row) for step, row in zip(steps, rows, strict=True))
-        for step in steps:
-            step.count()
-        return list(losses)
-
-    return run
-
-
-def _side_by_side(
-    steps: Sequence[TrainingStep], streams: Sequence[torch.cuda.Stream], *rows: Tensor
-) -> Tensor:
-    if not streams:
-        return torch.stack([steps[0](rows[0])])
-    main, losses = torch.cuda.current_stream(), []
-    for step, stream, row in zip(steps, streams, rows, strict=True):
-        stream.wait_stream(main)
-        with torch.cuda.stream(stream):
-            losses.append(step(row))
-    for stream in streams:
-        main.wait_stream(stream)
-    return torch.stack(losses)
+@torch.no_grad()
+def count_voxels(
+    networks: Networks, on_device: DeviceCohort, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Loss of the averaged network on these rows, and the true positive, false positive and false
+    negative voxels of each, at native pixels: int64 ``(slices, 3)``."""
+    config = networks.config
+    loss, logits = networks.loss(networks.averaged, on_device.batch(rows, training=False))
+    probability = transforms.enlarge(logits, config.downsample).sigmoid()
+    predicted = probability >= config.threshold
+    truth = on_device.take(on_device.truth, rows) > 0
+    cases = [predicted & truth, predicted & ~truth, ~predicted & truth]
+    return loss, torch.stack([case.flatten(1).sum(1) for case in cases], dim=1)
