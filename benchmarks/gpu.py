@@ -1,0 +1,442 @@
+"""What one GPU does with it: correctness, speed against MONAI's pipelines, and cross-validations.
+
+    python benchmarks/gpu.py DATA --pack FOLDER          # here: two files of at most 45 MiB
+    python benchmarks/gpu.py --packed FOLDER --out OUT   # there; a stage can be named: --stages speed
+    python benchmarks/gpu.py --smoke                     # anywhere: all of it on simulated patients
+
+A machine with a GPU may be at hand for minutes only, and may have neither the data nor a network:
+so the cohort at half the resolution and its masks travel as two files, and each stage writes its
+results as soon as it has them, the most valuable first. A file that is there already is not measured
+again. Slices are enlarged again for MONAI's pipelines, which train at 224 pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import lzma
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+PARTS = ("cohort-1.xz", "cohort-2.xz")
+FIXED: dict[str, Any] = {"precision": "bf16-mixed"}
+Row = dict[str, Any]
+
+
+def pack(data: str, folder: Path) -> None:
+    """Write the halved slices, their masks and tables as two files."""
+    import torch
+
+    from lggseg import transforms
+    from lggseg.data import load_cohort
+
+    cohort = load_cohort(data, progress=False)
+    images = torch.from_numpy(cohort.images).permute(0, 3, 1, 2)
+    small = torch.cat([transforms.shrink(part, 2).byte() for part in images.split(64)]).numpy()
+    content = io.BytesIO()
+    facts = {"fingerprint": cohort.fingerprint, "simulated": cohort.simulated}
+    np.savez(
+        content,
+        images=small,
+        masks=np.packbits(cohort.masks > 0, axis=-1),
+        slices=cohort.slices.to_csv(index=False),
+        patients=cohort.patients.to_csv(),
+        facts=json.dumps(facts),
+    )
+    whole = content.getvalue()
+    folder.mkdir(parents=True, exist_ok=True)
+    middle = len(whole) // 2
+    for name, part in zip(PARTS, (whole[:middle], whole[middle:]), strict=True):
+        (folder / name).write_bytes(lzma.compress(part, preset=4))
+    (folder / "cohort.sha256").write_text(hashlib.sha256(whole).hexdigest())
+    print({path.name: f"{path.stat().st_size / 2**20:.1f} MiB" for path in folder.iterdir()})
+
+
+def unpack(folder: Path, into: Path) -> None:
+    """Check and unpack what :func:`pack` wrote; enlarges the slices again."""
+    whole = b"".join(lzma.decompress((folder / name).read_bytes()) for name in PARTS)
+    if hashlib.sha256(whole).hexdigest() != (folder / "cohort.sha256").read_text():
+        raise SystemExit(
+            f"{folder}: the cohort differs from the packed one; pack and send it again"
+        )
+    with np.load(io.BytesIO(whole)) as packed:
+        into.mkdir(parents=True, exist_ok=True)
+        large = packed["images"].transpose(0, 2, 3, 1).repeat(2, axis=1).repeat(2, axis=2)
+        np.save(into / "images.npy", large)
+        np.save(into / "masks.npy", np.unpackbits(packed["masks"], axis=-1) * np.uint8(255))
+        for name in ("slices", "patients"):
+            (into / f"{name}.csv").write_text(str(packed[name]))
+        (into / "facts.json").write_text(str(packed["facts"]))
+
+
+def load(folder: Path) -> Any:
+    """The cohort that :func:`unpack` wrote."""
+    from lggseg.data import Cohort
+
+    images, masks = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("images", "masks"))
+    slices = pd.read_csv(folder / "slices.csv", dtype={"patient": str, "digest": str})
+    patients = pd.read_csv(folder / "patients.csv", index_col="patient")
+    return Cohort(
+        folder, images, masks, slices, patients, **json.loads((folder / "facts.json").read_text())
+    )
+
+
+def machine() -> Row:
+    """What the numbers were measured on."""
+    import torch
+
+    facts: Row = {"cores": os.cpu_count(), "python": platform.python_version()}
+    facts |= {"torch": torch.__version__, "cuda": torch.version.cuda}
+    if torch.cuda.is_available():
+        query = [
+            "nvidia-smi",
+            "--query-gpu=name,driver_version,memory.total",
+            "--format=csv,noheader",
+        ]
+        facts["gpu"] = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    return facts
+
+
+def tests(options: argparse.Namespace) -> Row:
+    """What only a GPU can prove."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py", "-rA"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    (options.out / "tests.log").write_text(done.stdout + done.stderr)
+    return {"status": done.returncode, "closing": done.stdout.strip().splitlines()[-1:]}
+
+
+class _Bench:
+    """A cohort on the device, its split, and clocks."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import torch
+
+        from lggseg.config import Config
+        from lggseg.datamodule import DeviceCohort
+        from lggseg.splits import make_split
+
+        torch.backends.cudnn.benchmark = False
+        self.smoke = options.smoke
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.config = Config(**FIXED)
+        if self.smoke:
+            self.config = replace(self.config, width=4, downsample=4, epochs=1, precision="32-true")
+        self.cohort = load(options.cohort)
+        self.split = make_split(self.cohort)
+        self.on_device = DeviceCohort(self.cohort, self.config, self.device)
+
+    def wait(self) -> None:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def folds(
+        self, config: Any, seeds: range, folds: range = range(5)
+    ) -> tuple[list[Any], list[Any]]:
+        """Configurations of all folds and seeds, and the sides of their slices."""
+        from lggseg.splits import fold_sides
+
+        folds = range(1) if self.smoke else folds
+        configs = [replace(config, fold=fold, seed=seed) for seed in seeds for fold in folds]
+        sides = {fold: fold_sides(self.cohort, self.split, fold) for fold in folds}
+        return configs, [sides[config.fold] for config in configs]
+
+    def institutions(self, config: Any, seeds: range) -> tuple[list[Any], list[Any], list[str]]:
+        """The same with one institution left out in turn; test patients stay out of it."""
+        from lggseg.splits import patients_of
+
+        test = set(patients_of(self.split, "test", 0))
+        names = self.cohort.slices["patient"]
+        home = names.map(self.cohort.patients["institution"])
+        configs, sides, left = [], [], []
+        for code in ("CS", "DU") if self.smoke else ("CS", "DU", "FG", "HT"):
+            labels = np.where(home == code, "validation", "train")
+            labels[names.isin(test)] = "test"
+            for seed in seeds:
+                configs.append(replace(config, seed=seed))
+                sides.append(labels)
+                left.append(code)
+        return configs, sides, left
+
+    def train(self, configs: list[Any], sides: list[Any]) -> list[Any]:
+        from lggseg.together import train_together
+
+        return train_together(configs, self.cohort, sides, self.device, self.on_device)
+
+
+def _table(trained: list[Any]) -> Row:
+    """Dice of each patient, averaged over seeds, and each seed's."""
+    seeds: Row = {}
+    for one in trained:
+        seeds.setdefault(str(one.config.seed), {}).update(one.dice.round(4).to_dict())
+    mean = pd.DataFrame(seeds).mean(axis=1)
+    facts = {"mean": mean.mean(), "median": mean.median(), "lowest": mean.min(), "n": len(mean)}
+    facts["by_seed"] = {seed: float(np.mean(list(dice.values()))) for seed, dice in seeds.items()}
+    rounded = {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in facts.items()
+    }
+    return {**rounded, "seconds": round(trained[0].seconds, 2), "dice": seeds}
+
+
+def speed(options: argparse.Namespace) -> Row:
+    """Milliseconds a step, captured and launched kernel by kernel; an epoch against its steps; how
+    long a training takes when everything is warm; peak memory; inference."""
+    import torch
+
+    from lggseg.step import count_voxels
+    from lggseg.together import _Model
+
+    bench, results = _Bench(options), {}
+    (config,), (sides,) = bench.folds(bench.config, range(1), range(1))
+    epochs = 1 if bench.smoke else 8
+    short = replace(config, epochs=epochs, paste=False)
+    for name, switch in (("captured", "1"), ("launched", "0")):
+        os.environ["LGGSEG_CUDA_GRAPH"] = switch
+        for network in ("unet",) if bench.smoke else ("unet", "attention_unet", "swin_unetr"):
+            model = _Model(replace(config, network=network), bench.cohort, sides, bench.on_device)
+            batch = next(iter(model.rows))
+            results[f"{name} {network}, ms a step"] = _milliseconds(
+                bench, lambda m=model, b=batch: m.run(b)
+            )
+        results[f"{name}, {epochs} epochs"] = [_run(bench, short, sides) for _ in range(2)]
+    os.environ["LGGSEG_CUDA_GRAPH"] = "1"
+    if bench.device.type == "cuda":
+        results["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    rows = torch.arange(min(128, len(bench.cohort.slices)), device=bench.device)
+    milliseconds = _milliseconds(
+        bench, lambda: count_voxels(model.networks, bench.on_device, rows)[1]
+    )
+    results["swin validation, slices/s"] = len(rows) / milliseconds * 1000
+    return results
+
+
+def _milliseconds(bench: _Bench, call: Callable[[], Any], calls: int = 60) -> float:
+    calls = 4 if bench.smoke else calls
+    for _ in range(4 if bench.smoke else 12):
+        call()
+    times = []
+    for _ in range(3):
+        bench.wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        bench.wait()
+        times.append((time.perf_counter() - start) / calls * 1000)
+    return round(statistics.median(times), 3)
+
+
+def _run(bench: _Bench, config: Any, sides: Any) -> Row:
+    """One training by itself, with its Dice and its epoch against as many bare steps."""
+    from lggseg.together import _Model
+
+    start = time.perf_counter()
+    model = _Model(config, bench.cohort, sides, bench.on_device)
+    marks = [time.perf_counter()]
+    for number, _ in enumerate(model.steps(), start=1):
+        if number % len(model.rows) == 0:
+            bench.wait()
+            marks.append(time.perf_counter())
+    dice = float(model.dice().mean())
+    seconds = time.perf_counter() - start
+    batch = next(iter(model.rows))
+    bare = _milliseconds(bench, lambda: model.run(batch)) * len(model.rows) / 1000
+    epoch = statistics.median(np.diff(marks))
+    return {
+        "seconds": seconds,
+        "dice": dice,
+        "epoch": epoch,
+        "steps_of_an_epoch": bare,
+        "epoch_ratio": epoch / bare,
+    }
+
+
+def contest(options: argparse.Namespace) -> None:
+    """One contestant of :func:`race`, in a process of its own; a line of JSON for each score."""
+    import torch
+
+    from lggseg.config import Config
+    from lggseg.splits import fold_sides, make_split
+
+    cohort = load(options.cohort)
+    sides = fold_sides(cohort, make_split(cohort), 0)
+
+    def report(dice: float, scoring: float = 0.0) -> None:
+        print(json.dumps({"dice": round(dice, 4), "scoring": round(scoring, 2)}), flush=True)
+
+    name, epochs = options.contestant.split()
+    if name == "ours":
+        from lggseg.train import validation_dice
+
+        config = replace(Config(**FIXED), paste=False, epochs=int(epochs), seed=options.seed)
+        if options.smoke:
+            config = replace(config, width=4, downsample=4, precision="32-true")
+        validation_dice(
+            config, cohort, sides, progress=False, each_epoch=lambda dice: report(dice.mean())
+        )
+        return
+    import peers
+
+    torch.manual_seed(options.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    workers = 0 if name == "monai-device" or options.smoke else 8
+    for dice, scoring in peers.scores(
+        name, cohort, sides, workers, device, 40 if options.smoke else 1181
+    ):
+        report(dice, scoring)
+
+
+def race(options: argparse.Namespace) -> Iterator[Row]:
+    """Seconds from process start to each Dice: ours of 8 and 20 epochs, MONAI's pipelines."""
+    from time_to_dice import watch
+
+    plan = [
+        ("ours 8", 120),
+        ("ours 20", 120),
+        ("monai-device 0", 75),
+        ("monai 0", 60),
+        ("ours 8", 60),
+        ("ours 8", 60),
+    ]
+    if options.smoke:
+        plan = [("ours 1", 120), ("monai-device 0", 20)]
+    runs: list[Row] = []
+    for number, (name, limit) in enumerate(plan):
+        command = [sys.executable, __file__, "--contestant", name, "--seed", str(number)]
+        command += ["--cohort", str(options.cohort), *(["--smoke"] if options.smoke else [])]
+        runs.append({"name": name, "limit": limit, "rows": watch(command, limit)})
+        yield {"runs": runs}
+
+
+def muon(options: argparse.Namespace) -> Iterator[Row]:
+    """How many iterations Muon needs, and as which matrix it takes a transposed convolution."""
+    from lggseg import optim
+
+    bench, results = _Bench(options), {}
+    usual, five = optim.as_matrix, optim.ITERATIONS
+    seeds = range(1 if bench.smoke else 2)
+    tuned = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037))
+    for name, iterations, flat in (
+        ("5 iterations", five, False),
+        ("3 iterations", five[:3], False),
+        ("3 tuned iterations", tuned, False),
+        ("2 tuned iterations", tuned[:2], False),
+        ("5 iterations, transposed convolutions by their inputs", five, True),
+    ):
+        optim.as_matrix = (lambda weight, _=False: usual(weight)) if flat else usual
+        optim.orthogonalise.__defaults__ = (iterations,)
+        results[name] = _table(bench.train(*bench.folds(bench.config, seeds, range(2))))
+        yield results
+    optim.as_matrix, optim.orthogonalise.__defaults__ = usual, (five,)
+
+
+CANDIDATES: dict[str, Row] = {
+    "the recipe": {},
+    "attention_unet": {"network": "attention_unet"},
+    "swin_unetr, 20 epochs": {"network": "swin_unetr", "epochs": 20, "learning_rate": 2e-3},
+    "80 epochs": {"epochs": 80},
+    "attention_unet, 80 epochs": {"network": "attention_unet", "epochs": 80},
+    "48 filters": {"width": 48},
+    "augmentation of strength 2": {"augmentation": 2.0},
+    "no paste": {"paste": False},
+}
+
+
+def candidates(options: argparse.Namespace) -> Iterator[Row]:
+    """Cross-validation and leave-one-institution-out, two seeds, of each candidate."""
+    bench, results = _Bench(options), {}
+    seeds = range(1 if bench.smoke else 2)
+    for name, change in list(CANDIDATES.items())[: 1 if bench.smoke else None]:
+        config = replace(bench.config, **change)
+        trained = bench.train(*bench.folds(config, seeds))
+        results[name] = {"config": asdict(config), "folds": _table(trained)}
+        yield results
+        configs, sides, left = bench.institutions(config, seeds)
+        trained = bench.train(configs, sides)
+        table = _table(trained)
+        table["by_institution"] = {
+            code: float(
+                np.mean([t.dice.mean() for t, c in zip(trained, left, strict=True) if c == code])
+            )
+            for code in dict.fromkeys(left)
+        }
+        results[name]["institutions"] = table
+        yield results
+
+
+STAGES: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "machine": lambda options: machine(),
+    "tests": tests,
+    "speed": speed,
+    "race": race,
+    "muon": muon,
+    "candidates": candidates,
+}
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Run the stages; each writes its file after every result."""
+    from lggseg.paths import write_json
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.stages:
+        path, start = options.out / f"{name}.json", time.perf_counter()
+        if path.exists():
+            continue
+        try:
+            result = STAGES[name](options)
+            for part in result if isinstance(result, Iterator) else [result]:
+                write_json({"machine": machine(), **part}, path)
+        except Exception as error:  # the next stage may work all the same
+            print(f"{name}: {type(error).__name__}: {error}", flush=True)
+            import traceback
+
+            traceback.print_exc()
+        print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def main() -> None:
+    """Pack, measure, or be a contestant."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", nargs="?")
+    parser.add_argument("--pack", type=Path)
+    parser.add_argument("--packed", type=Path)
+    parser.add_argument("--cohort", type=Path, default=Path(tempfile.gettempdir()) / "lggseg-gpu")
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES))
+    parser.add_argument("--out", type=Path, default=Path("build/gpu"))
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contestant:
+        return contest(options)
+    if options.pack:
+        return pack(options.data, options.pack)
+    if options.smoke:
+        from lggseg.phantom import make_cohort
+
+        folder = Path(tempfile.mkdtemp())
+        pack(str(make_cohort(folder / "data", patients=10, progress=False)), folder / "packed")
+        options.packed, options.cohort = folder / "packed", folder / "cohort"
+    if options.packed:
+        unpack(options.packed, options.cohort)
+    measure(options)
+
+
+if __name__ == "__main__":
+    main()

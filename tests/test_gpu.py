@@ -1,0 +1,142 @@
+"""What only a GPU can prove: ``pytest -m gpu``. Skipped where there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lggseg import cuda_graph
+from lggseg.config import Config
+from lggseg.data import Cohort
+from lggseg.datamodule import DeviceCohort, training_rows
+from lggseg.splits import fold_sides, make_split
+from lggseg.step import Networks, TrainingStep, build_optimizer, runner
+from lggseg.together import train_together
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+]
+CONFIG = Config(width=16, downsample=4, batch_size=8, precision="bf16-mixed")
+GPU = torch.device("cuda")
+
+
+def make_step(cohort: Cohort, config: Config, **options: int) -> TrainingStep:
+    torch.manual_seed(0)
+    networks = Networks(config).to(GPU).train()
+    on_device = DeviceCohort(cohort, config, GPU, **options)
+    return TrainingStep(networks, build_optimizer(networks), on_device, 200)
+
+
+def losses(step: TrainingStep, steps: int, rows: list[torch.Tensor]) -> np.ndarray:
+    run = runner(step)
+    values = [run(rows[number % len(rows)]).clone() for number in range(steps)]
+    return torch.stack(values).cpu().numpy()
+
+
+@pytest.fixture(scope="module")
+def rows(cohort: Cohort) -> list[torch.Tensor]:
+    sides = fold_sides(cohort, make_split(cohort), 0)
+    return list(training_rows(cohort, sides, CONFIG, lambda: 0))
+
+
+def test_a_captured_step_equals_a_launched_one(
+    cohort: Cohort, rows: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, precision="32-true", deterministic=True)
+    captured = make_step(cohort, config)
+    assert captured.capturable
+    one = losses(captured, 24, rows)
+    monkeypatch.setenv("LGGSEG_CUDA_GRAPH", "0")
+    launched = make_step(cohort, config)
+    assert not launched.capturable
+    two = losses(launched, 24, rows)
+    np.testing.assert_allclose(one, two, rtol=2e-2, atol=2e-3)
+    np.testing.assert_allclose(one[:8], two[:8], rtol=2e-3)
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_a_step_never_waits_for_the_device(
+    cohort: Cohort, rows: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch, switch: str
+) -> None:
+    monkeypatch.setenv("LGGSEG_CUDA_GRAPH", switch)
+    step = make_step(cohort, CONFIG)
+    run = runner(step)
+    for row in rows * 8:  # set up, and record
+        run(row)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for row in rows:
+            run(row)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "32-true"])
+def test_two_hundred_steps_stay_finite(
+    cohort: Cohort, rows: list[torch.Tensor], precision: str
+) -> None:
+    values = losses(make_step(cohort, replace(CONFIG, precision=precision)), 200, rows)
+    assert np.isfinite(values).all() and values[-20:].mean() < values[:20].mean()
+
+
+def test_a_forced_overflow_skips_the_step_in_16_bits(
+    cohort: Cohort, rows: list[torch.Tensor]
+) -> None:
+    step = make_step(cohort, replace(CONFIG, precision="16-mixed"))
+    run = runner(step)
+    run(rows[0])
+    assert step.scaler is not None
+    before = [weight.clone() for weight in step.networks.trained.parameters()]
+    step.scaler.update(2.0**120)
+    run(rows[0])
+    after = list(step.networks.trained.parameters())
+    assert all(map(torch.equal, before, after)) and step.scaler.get_scale() < 2.0**120
+    step.scaler.update(2.0**10)
+    run(rows[0])
+    assert not all(map(torch.equal, before, after))
+
+
+def test_a_cohort_that_does_not_fit_stays_in_pinned_memory(
+    cohort: Cohort, rows: list[torch.Tensor]
+) -> None:
+    step = make_step(cohort, CONFIG, budget=1000)
+    assert step.on_device.pixels.is_pinned() and not step.capturable
+    assert np.isfinite(losses(step, 3, rows)).all()
+
+
+def test_models_side_by_side_give_what_each_gives_alone(cohort: Cohort) -> None:
+    config = replace(CONFIG, precision="32-true", epochs=4)
+    split = make_split(cohort)
+    configs = [replace(config, fold=fold) for fold in (0, 1)]
+    sides = [fold_sides(cohort, split, fold) for fold in (0, 1)]
+    both = train_together(configs, cohort, sides, GPU)
+    for one, labels, together in zip(configs, sides, both, strict=True):
+        (alone,) = train_together([one], cohort, [labels], GPU)
+        assert together.loss == pytest.approx(alone.loss, rel=0.05)
+
+
+def test_cpu_and_gpu_draw_the_same_mask(cohort: Cohort, rows: list[torch.Tensor]) -> None:
+    step = make_step(cohort, replace(CONFIG, precision="32-true"))
+    losses(step, 60, rows)
+    network = step.networks.averaged
+    everything = torch.arange(len(cohort.slices))
+    with torch.no_grad():
+        there = network(step.on_device.batch(everything.to(GPU), training=False).image).cpu() > 0
+        here = DeviceCohort(cohort, step.config, torch.device("cpu"))
+        image = here.batch(everything, training=False).image
+        mask = network.cpu()(image) > 0
+    assert (mask != there).float().mean() < 1e-4
+
+
+def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: Callable[[], bool] = lambda: cuda_graph.available(GPU)  # noqa: E731
+    assert made() and os.environ.get("LGGSEG_CUDA_GRAPH") is None
+    monkeypatch.setenv("LGGSEG_CUDA_GRAPH", "0")
+    assert not made()
