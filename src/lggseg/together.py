@@ -101,14 +101,19 @@ def train_together(
         _Model(*each, on_device)
         for each in zip(configs, [cohort] * len(configs), sides, strict=True)
     ]
+    _wait(device)  # the streams of the models do not wait for what has made them
     running = [model.steps() for model in models]
     while running:
         running = [steps for steps in running if next(steps, None) is not None]
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    _wait(device)
     seconds = time.perf_counter() - start
     slices = [sum(map(len, model.rows)) for model in models]
     return [
         Trained(m.config, m.networks, m.dice(), float(m.step.total) / n, seconds)
         for m, n in zip(models, slices, strict=True)
     ]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
