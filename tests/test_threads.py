@@ -119,17 +119,33 @@ def test_idle_cpus_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert threads.idle_cpus(root=tmp_path) == pytest.approx(0.8 + 0 + 1)
 
 
+def torch_has(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let torch believe that it has so many threads."""
+    numbers = [count]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: numbers[-1])
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    monkeypatch.setattr(threads, "_lowered", {})
+
+
 @pytest.mark.parametrize(("idle", "expected"), [(8.0, 8), (6.6, 7), (0.9, 1), (0.0, 1)])
 def test_a_training_leaves_busy_cpus_to_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, idle: float, expected: int
 ) -> None:
-    chosen: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    monkeypatch.setattr(threads, "idle_cpus", lambda *_: idle)
-    assert threads.leave_busy_cpus(root=tmp_path) == expected
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert threads.leave_busy_cpus(root=tmp_path) == 5
-    assert chosen == [expected, 5]
+    torch_has(monkeypatch, 8)
+    for cpus, count in ((idle, expected), (8.0, 8), (idle, expected)):
+        monkeypatch.setattr(threads, "idle_cpus", lambda *_, cpus=cpus: cpus)
+        assert threads.leave_busy_cpus(root=tmp_path) == count == torch.get_num_threads()
+
+
+def test_what_the_user_or_a_search_has_set_is_not_raised(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch_has(monkeypatch, 3)
+    monkeypatch.setattr(threads, "idle_cpus", lambda *_: 8.0)
+    assert threads.leave_busy_cpus(root=tmp_path) == 3
+    monkeypatch.setattr(threads, "idle_cpus", lambda *_: 1.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads.leave_busy_cpus(root=tmp_path) == 3
 
 
 def run(code: str, cpus: set[int], **variables: str) -> list[str]:

@@ -19,6 +19,8 @@ ROOT = Path("/")
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 # A file's text where there is no quota, in version 2 and in version 1 of control groups.
 _UNLIMITED = ("max", "-1")
+# The number of threads that leave_busy_cpus has set: the number that it found.
+_lowered: dict[int, int] = {}
 # Columns of the times of a CPU in /proc/stat: idle, and waiting for a disk.
 _IDLE = slice(3, 5)
 
@@ -75,6 +77,11 @@ def apply(root: Path = ROOT) -> None:
     calls this, and comes first. Where torch came first, only its number of threads can still be
     lowered. Variables that the user has set stay as they are.
 
+    Where other processes kept at least one of two cores busy, torch's inference with two threads
+    handled 19 slices per second with OpenMP's default of 300,000 spins before a waiting thread
+    sleeps, 57 with 10,000 spins, 71 with 1,000 and 72 with none (``benchmarks/contention.py``).
+    Some spins remain because without any a training step on idle cores took 125 ms instead of 116.
+
     Args:
         root: Where ``proc`` and ``sys`` lie.
     """
@@ -92,12 +99,14 @@ def apply(root: Path = ROOT) -> None:
 def leave_busy_cpus(seconds: float = 0.2, root: Path = ROOT) -> int:
     """Lower torch's number of threads to the CPUs that no other process keeps busy now.
 
-    The threads of a training wait for each other several thousand times per second. A thread whose
-    CPU is taken by another process is some milliseconds late each time, so a training of two
-    threads on two cores, one of them busy, was slower than a training of one thread by a factor of
-    3 to 15 (see ``benchmarks/contention.py``). Call it before a training starts, not within: sums
-    in another order differ in the last bits. An OMP_NUM_THREADS holds, also the one that
-    :func:`apply` sets for a quota.
+    The threads of a training wait for each other after every operation. A thread whose CPU is taken
+    by another process is some milliseconds late each time: where other processes kept at least one
+    of two cores busy, a training handled 62 slices per second with one thread, 11 with two, and 9
+    with two and OpenMP's default (``benchmarks/contention.py``).
+
+    Call it before a training starts, not within: sums in another order differ in the last bits. It
+    never raises the number above what it found the first time. An OMP_NUM_THREADS holds, also the
+    one that :func:`apply` sets for a quota.
 
     Args:
         seconds: How long to look at the CPUs. This process should do nothing else.
@@ -108,9 +117,13 @@ def leave_busy_cpus(seconds: float = 0.2, root: Path = ROOT) -> int:
     """
     import torch
 
-    count = threads(root)
+    found = torch.get_num_threads()
+    most = min(_lowered.pop(found, found), threads(root))
+    count = most
     if count > 1 and not _explicit():
-        count = max(1, min(count, round(idle_cpus(seconds, root))))
+        count = max(1, min(most, round(idle_cpus(seconds, root))))
+    if count < most:
+        _lowered[count] = most
     torch.set_num_threads(count)
     return count
 
