@@ -14,15 +14,12 @@ import pandas as pd
 import pytest
 import tifffile
 
-from lggseg.data import Cohort, load_cohort  # no torch yet: see below
+from lggseg.data import Cohort, load_cohort
 
 if TYPE_CHECKING:
     from aws_shapes import Request
 
     from lggseg.cloud.account import Account
-
-# Two busy thread pools on two cores slow small operations down.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session", autouse=True)

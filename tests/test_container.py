@@ -24,6 +24,7 @@ from lggseg.data import Cohort
 from lggseg.packing import PACKED, pack
 from lggseg.predict import Segmenter
 from lggseg.splits import make_split, split_fingerprint, write_split
+from lggseg.threads import threads_each
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = replace(profile("smoke"), width=4, epochs=1, precision="32-true")
@@ -208,7 +209,7 @@ def test_a_job_of_several_gpus_or_hosts_becomes_torchrun(
         resources.write_text(json.dumps(facts))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(os, "execv", lambda program, command: commands.append(command))
-    for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+    for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "")
     START_PROCESSES(tmp_path, resources)
     if started is None:
@@ -219,6 +220,7 @@ def test_a_job_of_several_gpus_or_hosts_becomes_torchrun(
     options = dict(part[2:].split("=") for part in command if part.startswith("--"))
     assert options.items() >= started.items()
     assert os.environ["NCCL_SOCKET_IFNAME"] == ("eth1" if hosts else "eth0")
+    assert os.environ["OMP_NUM_THREADS"] == str(threads_each(max(1, gpus)))
 
 
 def names(file: Path) -> set[str]:

@@ -2,7 +2,12 @@
 
 import warnings
 
+from lggseg import threads
+
 __version__ = "0.1.0"
+
+# Before torch is imported anywhere: OpenMP reads its settings only once.
+threads.apply()
 
 # MONAI and Optuna look for ipywidgets. Bars are text here: a saved notebook shows them again.
 warnings.filterwarnings("ignore", message="IProgress not found")

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 from lggseg.config import Config, from_hyperparameters
 from lggseg.paths import DataError
+from lggseg.threads import threads_each
 
 # SageMaker shows so many characters of a failure.
 FAILURE_LENGTH = 1024
@@ -82,6 +83,8 @@ def start_processes(root: Path, resources: Path) -> None:
         return
     network = facts.get("network_interface_name", "eth0")
     os.environ.update(NCCL_SOCKET_IFNAME=network, GLOO_SOCKET_IFNAME=network)
+    # torchrun would give each process a single thread.
+    os.environ["OMP_NUM_THREADS"] = str(threads_each(each))
     options = {
         "nnodes": len(hosts),
         "nproc-per-node": each,

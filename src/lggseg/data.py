@@ -38,6 +38,7 @@ from lggseg.paths import (
     writing,
 )
 from lggseg.progress import progress_bar
+from lggseg.threads import usable_cpus
 from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
 _CACHE_VERSION = 3
@@ -406,6 +407,6 @@ def _write_pixels(
 
     # ``map`` makes a future of every row at once, so it gets some rows at a time.
     blocks = (range(len(paths))[first : first + _BLOCK] for first in range(0, len(paths), _BLOCK))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         rows = chain.from_iterable(pool.map(write, block) for block in blocks)
         return list(progress_bar(rows, "read slices", "slice", total=len(paths), show=progress))

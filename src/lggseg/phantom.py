@@ -27,6 +27,7 @@ from scipy import ndimage
 from lggseg.data import SIZE, DataError
 from lggseg.paths import project_root, working_folder, writing
 from lggseg.progress import progress_bar
+from lggseg.threads import usable_cpus
 
 VERSION = 2
 # Two processes need about 1 GiB together; more would not fit a small machine.
@@ -158,7 +159,7 @@ def _is_cohort(root: Path, facts: dict[str, int]) -> bool:
 def _write_tree(tree: Path, facts: dict[str, int], progress: bool) -> None:
     tree.mkdir()
     plans = plan_cohort(facts["patients"], facts["seed"])
-    workers = min(WORKERS, len(plans))
+    workers = min(WORKERS, usable_cpus(), len(plans))
     with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
         jobs = pool.map(_write_patient, plans, [tree] * len(plans))
         list(progress_bar(jobs, "simulate", "patient", total=len(plans), show=progress))

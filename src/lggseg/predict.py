@@ -43,9 +43,11 @@ from lggseg.paths import (
     write_table,
 )
 from lggseg.progress import progress_bar
+from lggseg.threads import threads
 from lggseg.volume import FLAIR, SIZE, channel_statistics, drop_small_parts, stack_channels
 
 if TYPE_CHECKING:
+    import onnxruntime
     import pandas as pd
     import torch
 
@@ -320,7 +322,9 @@ def onnx_engine(folder: Path, config: Config) -> Engine:
     onnxruntime.set_default_logger_severity(3)
     try:
         session = onnxruntime.InferenceSession(
-            folder / "model.onnx", providers=onnxruntime.get_available_providers()
+            folder / "model.onnx",
+            sess_options=_session_options(),
+            providers=onnxruntime.get_available_providers(),
         )
     except Exception as error:  # onnxruntime's exceptions share no base class of its own
         found = f"what ONNX Runtime cannot read ({error})"
@@ -332,6 +336,16 @@ def onnx_engine(folder: Path, config: Config) -> Engine:
         return cast(np.ndarray, session.run(["probability"], feed)[0])
 
     return run
+
+
+def _session_options() -> onnxruntime.SessionOptions:
+    """As many threads as this process may use, which sleep while they wait."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def torch_engine(folder: Path, config: Config) -> Engine:

@@ -32,6 +32,7 @@ from lggseg.module import NonFiniteLoss
 from lggseg.paths import new_folder, write_table
 from lggseg.progress import progress_bar
 from lggseg.splits import check_no_leakage, fold_sides, slice_sides, split_fingerprint
+from lggseg.threads import threads_each
 from lggseg.train import choose_precision, validation_dice
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -341,7 +342,7 @@ def gain_elsewhere(
 def helpers(count: int, arguments: Sequence[str]) -> Iterator[None]:
     """``count`` further processes of ``lggseg`` with these arguments, waited for at the end; they
     and this one share the cores evenly."""
-    threads = max(1, (os.cpu_count() or 1) // (count + 1))
+    threads = threads_each(count + 1)
     command = [sys.executable, "-m", "lggseg.cli", *arguments, "--workers", "1", "--worker"]
     options: dict[str, Any] = {
         "env": {**os.environ, "OMP_NUM_THREADS": str(threads)},
