@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import tifffile
 from kills import group_lives
+from scipy import ndimage
 
 from lggseg import phantom
 from lggseg.data import DataError
@@ -132,6 +134,46 @@ def test_same_seed_gives_the_same_bytes(tree: Path, tmp_path: Path) -> None:
     files = sorted(path.relative_to(tree) for path in tree.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert all((tree / name).read_bytes() == (again / name).read_bytes() for name in files)
+
+
+def test_the_pixels_are_those_of_this_version() -> None:
+    """Measured results name the simulated cohort: another one needs another ``VERSION``."""
+    digest = hashlib.sha256()
+    for array in phantom.make_patient(_plan()):
+        digest.update(array.tobytes())
+    assert phantom.VERSION == 2
+    assert digest.hexdigest()[:16] == "8d165b53eba85754"
+
+
+def test_the_template_is_what_nilearn_loads() -> None:
+    from nilearn import datasets
+
+    def load(name: str) -> np.ndarray:
+        image = getattr(datasets, f"load_mni152_{name}")(resolution=1)
+        return image.get_fdata(dtype=np.float32).transpose(2, 1, 0)[:, ::-1]
+
+    maps, drawn = phantom._template()
+    gray, white, *_ = maps.T.reshape(5, *drawn.shape)
+    assert np.array_equal(gray, load("gm_template"))
+    assert np.array_equal(white, load("wm_template"))
+    brain = ndimage.binary_fill_holes(load("brain_mask") > 0)
+    assert np.array_equal(maps[:, :3].sum(axis=1) > 0, (brain | (gray + white > 0)).ravel())
+
+
+def test_interpolation_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.standard_normal((9, 12, 7), dtype=np.float32)
+    zoomed = ndimage.zoom(coarse, (20 / 9, 31 / 12, 44 / 7), order=1, mode="nearest")
+    assert np.allclose(phantom._stretched(coarse, (20, 31, 44)), zoomed, rtol=0, atol=1e-6)
+    maps, drawn = phantom._template()
+    place = rng.uniform(-5, 240, (3, 2, 60, 60)).astype(np.float32)
+    place[:, 0, 0, 0] = np.array(drawn.shape) - 1
+    found = phantom._interpolated(place)
+    for tissue, values in zip(maps.T.reshape(5, *drawn.shape), found, strict=True):
+        expected = ndimage.map_coordinates(tissue, place, order=1)
+        # Outside the skin nothing is drawn.
+        drawn_there, expected = np.maximum(values, 0.06), np.maximum(expected, 0.06)
+        assert np.allclose(drawn_there, expected, rtol=0, atol=1e-6)
 
 
 def test_another_seed_gives_another_patient() -> None:

@@ -15,6 +15,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,8 @@ def make_cohort(
 
     The same arguments give the same bytes. The file ``simulated.json`` in it marks the tree. The
     same cohort is kept if it is already there, another simulated one is replaced, and a tree that
-    was not simulated raises ``DataError``. The tree appears when it is complete. Takes one second
-    a patient on two cores.
+    was not simulated raises ``DataError``. The tree appears when it is complete. Takes half a
+    second per patient on two cores.
     """
     if not 1 <= patients <= 999:
         raise ValueError(f"patients={patients}: expected 1 to 999")
@@ -160,9 +161,11 @@ def _write_tree(tree: Path, facts: dict[str, int], progress: bool) -> None:
     tree.mkdir()
     plans = plan_cohort(facts["patients"], facts["seed"])
     workers = min(WORKERS, usable_cpus(), len(plans))
+    _template()  # once: workers that are forked share it
     with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
         jobs = pool.map(_write_patient, plans, [tree] * len(plans))
         list(progress_bar(jobs, "simulate", "patient", total=len(plans), show=progress))
+    _template.cache_clear()
     clinical_table(plans, facts["seed"]).to_csv(tree / "data.csv", index=False)
     (tree / "simulated.json").write_text(json.dumps(facts) + "\n")
 
@@ -258,23 +261,36 @@ def _write_tiff(path: Path, pixels: np.ndarray, photometric: Any) -> None:
 
 
 @cache
-def _template() -> Anatomy:
-    """The maps of the MNI head, 1 mm voxels: upwards, front to back, left to right."""
-    from nilearn import datasets
-
-    def load(name: str) -> np.ndarray:
-        image = getattr(datasets, f"load_mni152_{name}")(resolution=1)
-        values = image.get_fdata(dtype=np.float32).transpose(2, 1, 0)[:, ::-1]
-        return np.ascontiguousarray(values)
-
-    gray, white = load("gm_template"), load("wm_template")
-    brain = ndimage.binary_fill_holes(load("brain_mask") > 0).astype(np.float32)
+def _template() -> tuple[np.ndarray, np.ndarray]:
+    """The five maps of :class:`Anatomy` for the MNI head, float32, one row per voxel of 1 mm; and
+    bool ``(up, front to back, left to right)``: whether the cube of eight voxels that begins there
+    holds anything to draw, which is tissue, or a head beyond the skin."""
+    gray, white, head = (_mni152_map(name) for name in ("gm", "wm", "t1"))
+    brain = ndimage.binary_fill_holes(head > 0.2).astype(np.float32)
     fluid = np.clip(brain - gray - white, 0, 1)
     # The maps end at the skull: below its widest section the head is that section, narrowing.
     above = np.maximum.accumulate(brain[::-1], axis=0)[::-1]
     narrowing = np.clip(0.35 * (1 - np.arange(len(brain), dtype=np.float32) / 50), 0, None)
     head = _blurred(above, 15) - narrowing[:, None, None]
-    return Anatomy(gray, white, fluid, head, _blurred(brain, 7))
+    maps = np.stack([gray, white, fluid, head, _blurred(brain, 7)], axis=-1)
+    holds = (maps > [0, 0, 0, 0.06, 0]).any(axis=-1)
+    # A cube begins up to one voxel before what it holds.
+    return maps.reshape(-1, 5), ndimage.maximum_filter(holds, size=2, origin=-1)
+
+
+def _mni152_map(name: str) -> np.ndarray:
+    """One of the maps that nilearn ships, scaled to a maximum of 1: float32. What its functions
+    ``load_mni152_*`` give, without importing nilearn and scikit-learn, which takes seconds."""
+    import nibabel as nib
+
+    package = find_spec("nilearn")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("No module named 'nilearn': install requirements.txt")
+    file = f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+    image: Any = nib.load(Path(package.origin).parent / "datasets" / "data" / file)
+    values = np.asarray(image.dataobj).astype(np.float32)
+    values /= values.max()
+    return np.ascontiguousarray(values.transpose(2, 1, 0)[:, ::-1])
 
 
 def _blurred(volume: np.ndarray, width: int) -> np.ndarray:
@@ -293,15 +309,40 @@ def _smooth_noise(
         rng.standard_normal(coarse, dtype=np.float32),
         [s / step / 2 for s, step in zip(scale, steps, strict=True)],
     )
-    zoom = [n / c for n, c in zip(shape, coarse, strict=True)]
-    noise = ndimage.zoom(noise, zoom, order=1, mode="nearest")
+    noise = _stretched(noise, shape)
     return (noise - noise.mean()) / noise.std()
+
+
+def _stretched(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Trilinear interpolation to ``shape``, corner on corner: float32. What ``ndimage.zoom`` of
+    order 1 gives, axis by axis, which is several times faster."""
+    planes = volume.astype(np.float64)
+    planes = np.stack([_between(_between(plane, 0, shape[1]), 1, shape[2]) for plane in planes])
+    stretched = np.empty(shape, np.float32)
+    places = zip(stretched, *_neighbours(len(planes), shape[0]), strict=True)
+    for plane, low, high, weight in places:
+        plane[...] = planes[low] * (1 - weight) + planes[high] * weight
+    return stretched
+
+
+def _between(plane: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """A plane stretched along one axis."""
+    low, high, weight = _neighbours(plane.shape[axis], size)
+    weight = weight[:, None] if axis == 0 else weight
+    return plane.take(low, axis) * (1 - weight) + plane.take(high, axis) * weight
+
+
+def _neighbours(before: int, after: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of ``after`` positions along an axis: the two of ``before`` that it lies between,
+    and the weight of the second."""
+    position = np.arange(after) * ((before - 1) / (after - 1))
+    low = np.minimum(position.astype(int), before - 1)
+    return low, np.minimum(low + 1, before - 1), position - low
 
 
 def _deformed(slices: int, pixel: float, rng: np.random.Generator) -> Anatomy:
     """The anatomy of one patient: the template, turned, scaled and smoothly displaced."""
-    template, shape = _template(), (slices, SIZE, SIZE)
-    _, height, width = template.gray.shape
+    shape, (_, height, width) = (slices, SIZE, SIZE), _template()[1].shape
     turn, tilt = rng.normal(0, 0.06), rng.normal(0, 0.04)
     pitch, side = (pixel * rng.normal(1, 0.035, 2)).astype(np.float32)
     across = np.arange(SIZE, dtype=np.float32) - SIZE / 2
@@ -312,8 +353,41 @@ def _deformed(slices: int, pixel: float, rng: np.random.Generator) -> Anatomy:
     place = np.stack([z + tilt * y, rows, columns])
     for axis in place:
         axis += 3.0 * _smooth_noise(shape, (6, 40, 40), rng)
-    maps = [template.gray, template.white, template.fluid, template.head, template.skull]
-    return Anatomy(*(ndimage.map_coordinates(tissue, place, order=1) for tissue in maps))
+    return Anatomy(*_interpolated(place))
+
+
+def _interpolated(place: np.ndarray) -> np.ndarray:
+    """The maps of the template at places ``(3, slices, height, width)`` by trilinear interpolation:
+    float32 ``(maps, slices, height, width)``. What ``ndimage.map_coordinates`` of order 1 gives
+    wherever anything is drawn, 0 elsewhere, for all maps at once and so several times faster."""
+    maps, drawn = _template()
+    result = np.zeros((place.shape[1], place[0, 0].size, maps.shape[1]), np.float32)
+    for slice_, points in zip(result, place.swapaxes(0, 1), strict=True):
+        points = points.reshape(3, -1).astype(np.float64)
+        # A place on the last voxel lies at the end of the cube before it.
+        low = [
+            np.clip(p.astype(np.intp), 0, n - 2) for p, n in zip(points, drawn.shape, strict=True)
+        ]
+        inside = drawn[tuple(low)]
+        for position, length in zip(points, drawn.shape, strict=True):
+            inside &= (position >= 0) & (position <= length - 1)
+        chosen = np.flatnonzero(inside)
+        weights = [(p - start)[chosen] for p, start in zip(points, low, strict=True)]
+        first = np.ravel_multi_index([start[chosen] for start in low], drawn.shape)
+        slice_[chosen] = _in_cubes(maps, drawn.shape, first, weights)
+    return np.moveaxis(result, -1, 0).reshape(-1, *place.shape[1:])
+
+
+def _in_cubes(
+    maps: np.ndarray, shape: tuple[int, ...], first: np.ndarray, weights: list[np.ndarray]
+) -> np.ndarray:
+    """The weighted mean of the eight corners of each cube: float64 ``(cubes, maps)``."""
+    total = np.zeros((len(first), maps.shape[1]))
+    for corner in np.ndindex(2, 2, 2):
+        z, y, x = (w if far else 1 - w for w, far in zip(weights, corner, strict=True))
+        corners = maps.take(first + np.ravel_multi_index(corner, shape), axis=0)
+        total += corners * (z * y * x)[:, None]
+    return total
 
 
 def make_tumour(
