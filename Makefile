@@ -13,9 +13,14 @@ BASE_IMAGE ?= python:3.11-slim-bookworm
 BUILD_OPTIONS ?=
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill"
 export LGGSEG_CACHE ?= $(CURDIR)/build/cache
+ifdef PYTHONDONTWRITEBYTECODE
+# Each process and kernel would compile torch, MONAI and pandas anew: 12 CPU seconds.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/bytecode
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-docker report notebooks data lab format image push clean distclean
+.PHONY: help run check test test-all test-docker report notebooks data lab format image push clean distclean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -24,11 +29,16 @@ help: ## list the commands
 run: $(BIN)/.base ## install, then execute all notebooks (on a simulated cohort unless DATA is given)
 	$(BIN)/lggseg notebooks --data "$(DATA)" --profile $(PROFILE) --out $(OUT)
 
-test: $(BIN)/.dev ## install, then lint, type-check and test
+check: $(BIN)/.dev ## install, then lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
+
+test: check ## the same, and all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(BIN)/.aws check ## the same, and all tests that this machine has the tools for
 	$(BIN)/python -m pytest
 
 test-docker: $(BIN)/.aws ## test the images and SageMaker's local mode in Docker, which it may start

@@ -129,6 +129,7 @@ def test_without_this_package_it_gives_the_same_masks(
     assert_same_masks(MODEL, patients, tmp_path / "masks", tmp_path / "ours")
 
 
+@pytest.mark.slow
 def test_so_does_a_model_without_neighbours_mirror_and_shrinking(
     plain: Path, patients: Path, tmp_path: Path
 ) -> None:

@@ -95,6 +95,7 @@ def test_a_job_that_was_done_gives_the_same_model_without_training(
     assert graphs[0] == graphs[1]
 
 
+@pytest.mark.slow
 def test_a_job_that_was_interrupted_ends_as_one_that_was_not(
     cohort: Cohort, tmp_path: Path
 ) -> None:

@@ -169,6 +169,7 @@ def metrics(root: Path) -> pd.DataFrame:
     return pd.read_csv(root / "s3" / "metrics.csv").drop(columns="seconds")
 
 
+@pytest.mark.slow
 def test_a_job_of_two_hosts_leaves_one_model_and_exact_dice(done: Path, cohort: Cohort) -> None:
     first, second = (done / host for host in HOSTS)
     assert not (second / "model").exists()
@@ -179,6 +180,7 @@ def test_a_job_of_two_hosts_leaves_one_model_and_exact_dice(done: Path, cohort: 
     pd.testing.assert_frame_equal(pd.read_csv(first / "output/data/patients.csv"), table)
 
 
+@pytest.mark.slow
 def test_a_job_of_two_hosts_goes_on_after_an_interruption_to_the_same_metrics(
     done: Path, cohort: Cohort, tmp_path: Path
 ) -> None:

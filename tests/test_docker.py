@@ -32,6 +32,7 @@ from lggseg.phantom import make_cohort
 from lggseg.predict import Segmenter
 from lggseg.splits import make_split, split_fingerprint, write_split
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "lgg-unet"
 CONFIG = replace(profile("smoke"), precision="32-true")

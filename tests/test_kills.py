@@ -15,6 +15,7 @@ from lggseg.data import Cohort
 SCRIPT = Path(kills.__file__)
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_whole_and_going_on_ends_right(
     shared_tree: Path, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ def series(
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_deployed_asked_and_cleaned_up(series: Series, cohort: Cohort) -> None:
     assert series.execute("03").count("CreateTrainingJob") == 1
     card = Segmenter.load(series.runs / "unet-smoke" / "model").card
@@ -135,6 +136,7 @@ def test_a_model_is_trained_deployed_asked_and_cleaned_up(series: Series, cohort
     assert {key.split("/")[0] for key in keys(series.account)} == {"data", "splits"}
 
 
+@pytest.mark.slow
 def test_a_search_is_drawn_from_the_trainings_that_it_started(series: Series) -> None:
     made = series.execute("04", TRIALS=2)
     assert made.count("CreateHyperParameterTuningJob") == 1
