@@ -179,7 +179,7 @@ def train(place: str) -> dict[str, Any]:
     from lggseg.config import Config
     from lggseg.datamodule import CohortDataModule
     from lggseg.module import SegmentationModule
-    from lggseg.train import AveragedWeights, keep_freed_memory
+    from lggseg.train import keep_freed_memory
 
     cohort, config = load_cohort(place, progress=False), Config(precision=PRECISION)
     pl.seed_everything(0, verbose=False)
@@ -188,12 +188,11 @@ def train(place: str) -> dict[str, Any]:
     clock = _clock(pl.Callback)
     trainer = pl.Trainer(
         accelerator="cpu",
-        precision=PRECISION,
-        max_epochs=-1,
-        max_steps=STEPS,
-        check_val_every_n_epoch=STEPS + 1,
+        max_epochs=1,
+        limit_train_batches=STEPS,
+        limit_val_batches=0,
         num_sanity_val_steps=0,
-        callbacks=[AveragedWeights(decay=config.ema_decay), clock],
+        callbacks=[clock],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -202,6 +201,7 @@ def train(place: str) -> dict[str, Any]:
     module = SegmentationModule(config)
     with measured() as found:
         trainer.fit(module, data)
+        trainer.limit_val_batches = 1.0
         trainer.validate(module, data, verbose=False)
     batches = data.train_dataloader()
     start, end = (clock.times[f"on_validation_epoch_{n}"][0] for n in ("start", "end"))

@@ -13,6 +13,7 @@ contestant, which time_to_dice.py uses.
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import json
 import os
@@ -29,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from lggseg.config import Config
 from lggseg.data import Cohort, load_cohort
@@ -59,45 +59,42 @@ def rate(call: Callable[[], int], seconds: float) -> float:
 def measure_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Rates of this package's pipeline and training step, at its own resolution and at 224."""
     from lggseg.datamodule import Batch, DeviceCohort
-    from lggseg.module import SegmentationModule
+    from lggseg.step import Networks, TrainingStep, build_optimizer, runner
     from lggseg.train import choose_precision, keep_freed_memory
 
     keep_freed_memory()
     config, cohort = Config(), load_cohort(options.data, progress=False)
+    config = replace(config, precision=choose_precision(config))
     on_device = DeviceCohort(cohort, config, DEVICE)
-    module = SegmentationModule(config).to(DEVICE).train()
-    average = AveragedModel(module.network, avg_fn=get_ema_avg_fn(config.ema_decay))
-    optimizer, precision = module.optimizer(), choose_precision(config)
     rng = np.random.default_rng(0)
 
+    def rows() -> torch.Tensor:
+        drawn = rng.integers(0, len(on_device.pixels), config.batch_size)
+        return torch.from_numpy(drawn).to(DEVICE)
+
     def fresh(source: DeviceCohort = on_device) -> Batch:
-        rows = rng.integers(0, len(source.pixels), config.batch_size)
-        return source.batch(torch.from_numpy(rows).to(DEVICE), training=True)
+        chosen = rows() % len(source.pixels)
+        return source.batch(chosen, training=True)
 
-    def step(batch: Batch) -> int:
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision != "32-true"):
-            loss, _ = module.model_step(batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update_parameters(module.network)
-        return len(batch.rows)
+    def trainer(source: DeviceCohort) -> Callable[[], int]:
+        networks = Networks(config).to(DEVICE).train()
+        run = runner(TrainingStep(networks, build_optimizer(networks), source, 10**6))
+        return lambda: len(run(rows()).expand(config.batch_size))
 
-    constant, seconds = fresh(), options.seconds
-    pairs = [
-        (rate(lambda: step(fresh()), seconds), rate(lambda: step(constant), seconds))
-        for _ in range(3)
-    ]
+    same_batch, constant = copy.copy(on_device), fresh()
+    same_batch.batch = lambda *_, **__: constant  # type: ignore[method-assign]
+    real, same, seconds = trainer(on_device), trainer(same_batch), options.seconds
+    pairs = [(rate(real, seconds), rate(same, seconds)) for _ in range(3)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     large = DeviceCohort(_cropped(cohort), replace(config, downsample=1), DEVICE)
     return {
         "pipeline": rate(lambda: len(fresh().rows), seconds),
         "pipeline_at_224": rate(lambda: len(fresh(large).rows), seconds),
-        "train": statistics.median(real for real, _ in pairs),
-        "real_over_constant": statistics.median(same / real for real, same in pairs),
+        "train": statistics.median(ours for ours, _ in pairs),
+        "real_over_constant": statistics.median(bare / ours for ours, bare in pairs),
         "peak_mib": peak,
         "size": config.size,
-        "precision": precision,
+        "precision": config.precision,
     }
 
 

@@ -71,7 +71,7 @@ def test_two_processes_give_each_patient_the_dice_that_one_gives(
     together: Path, facts: dict[str, Any], cohort: Cohort
 ) -> None:
     module = SegmentationModule(CONFIG)
-    module.network.load_state_dict(torch.load(together / "weights.pt", weights_only=True))
+    module.networks.averaged.load_state_dict(torch.load(together / "weights.pt", weights_only=True))
     alone = validate(module, cohort, CONFIG)
     assert list(alone.index) == patients_of(make_split(cohort), "validation", 0)
     assert facts["dice"] == alone.to_dict()

@@ -122,7 +122,11 @@ def test_models_side_by_side_give_what_each_gives_alone(cohort: Cohort) -> None:
         assert together.loss == pytest.approx(alone.loss, rel=0.05)
 
 
-def test_cpu_and_gpu_draw_the_same_mask(cohort: Cohort, rows: list[torch.Tensor]) -> None:
+def test_cpu_and_gpu_draw_the_same_mask(
+    cohort: Cohort, rows: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Convolutions of 32 bits round to 19 on a GPU by default.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     step = make_step(cohort, replace(CONFIG, precision="32-true"))
     losses(step, 60, rows)
     network = step.networks.averaged

@@ -36,9 +36,8 @@ def main(tree: str, config_file: str, out: Path) -> None:
     module = SegmentationModule(config)
     sides = fold_sides(cohort, make_split(cohort), 0)
     datamodule = CohortDataModule(cohort, sides, config)
-    averaged = train.AveragedWeights(decay=config.ema_decay)
-    train._trainer(config, [averaged], False, enable_checkpointing=False).fit(module, datamodule)
-    state = module.network.state_dict()
+    train._trainer(config, [], False, enable_checkpointing=False).fit(module, datamodule)
+    state = module.networks.averaged.state_dict()
     weights = torch.cat([value.double().flatten() for value in state.values()])
     facts = {
         "dice": validate(module, cohort, config).to_dict(),
