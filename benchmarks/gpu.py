@@ -1,13 +1,14 @@
 """What one GPU does with it: correctness, speed against MONAI's pipelines, and cross-validations.
 
     python benchmarks/gpu.py DATA --pack FOLDER          # here: two files of at most 45 MiB
-    python benchmarks/gpu.py --packed FOLDER --out OUT   # there; a stage can be named: --stages speed
-    python benchmarks/gpu.py --smoke                     # anywhere: all of it on simulated patients
+    python benchmarks/gpu.py --packed FOLDER --out OUT   # there; --stages speed: only that
+    python benchmarks/gpu.py --smoke                     # anywhere, on simulated patients
 
 A machine with a GPU may be at hand for minutes only, and may have neither the data nor a network:
 so the cohort at half the resolution and its masks travel as two files, and each stage writes its
-results as soon as it has them, the most valuable first. A file that is there already is not measured
-again. Slices are enlarged again for MONAI's pipelines, which train at 224 pixels.
+results as soon as it has them, the most valuable first. What a file holds already is not measured
+again. Slices are enlarged again for MONAI's pipelines, which train at 224 pixels; the statistics of
+each volume are those of the halved slices.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import pytest
 import tifffile
 import torch
 
-from lggseg import models, module, train
+from lggseg import models, module, train, transforms
 from lggseg.config import Config, profile
 from lggseg.data import Cohort, DataError
 from lggseg.datamodule import Batch, DeviceCohort, TrainingRows
@@ -112,7 +112,7 @@ def test_validation_dice_is_exact_per_patient(cohort: Cohort, split: pd.DataFram
         rows = torch.arange(cohort.rows(patient).start, cohort.rows(patient).stop)
         with torch.no_grad():
             logits = network(on_device.batch(rows, training=False).image)
-        mask = module.transforms.enlarge(logits, config.downsample).sigmoid()[:, 0] >= 0.5
+        mask = transforms.enlarge(logits, config.downsample).sigmoid()[:, 0] >= 0.5
         truth = cohort.mask(str(patient))
         assert value == pytest.approx(patient_metrics(truth, mask.numpy())["dice"], abs=1e-3)
 

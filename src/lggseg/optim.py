@@ -12,9 +12,9 @@ from torch import Tensor, nn
 # Smaller matrices (the head's) are AdamW's.
 SMALLEST_MATRIX = 16
 MOMENTUM = 0.95
-# The polynomial a x + b x³ + c x⁵ of each Newton-Schulz iteration, the first three of You Jiacheng's
-# (2025). After 40 epochs of folds 0 and 1 with two seeds they gave a mean Dice of 0.839, as did the
-# usual five iterations of torch's Muon; the first three of those gave 0.834 (report/results/gpu.json).
+# The polynomial a x + b x³ + c x⁵ of each Newton-Schulz iteration: the first three of You Jiacheng
+# (2025). After 40 epochs of folds 0 and 1 with two seeds the mean Dice was 0.839, as with the five
+# of torch's Muon; with the first three of those it was 0.834 (report/results/gpu.json).
 Iterations = Sequence[tuple[float, float, float]]
 ITERATIONS: Iterations = (
     (4.0848, -6.8946, 2.9270),
