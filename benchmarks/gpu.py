@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -192,7 +193,8 @@ def _table(trained: list[Any]) -> Row:
         name: round(value, 4) if isinstance(value, float) else value
         for name, value in facts.items()
     }
-    return {**rounded, "seconds": round(trained[0].seconds, 2), "dice": seeds}
+    seconds, models = round(trained[0].seconds, 2), len(trained)
+    return {**rounded, "seconds": seconds, "models": models, "dice": seeds}
 
 
 def speed(options: argparse.Namespace) -> Row:
@@ -380,6 +382,57 @@ def candidates(options: argparse.Namespace) -> Iterator[Row]:
         yield results
 
 
+def collect(folder: Path, path: Path) -> None:
+    """One results file of the stages' files, with a summary of what is told of them."""
+    from lggseg.paths import write_json
+
+    stages = {name: json.loads((folder / f"{name}.json").read_text()) for name in STAGES
+              if (folder / f"{name}.json").exists()}  # fmt: skip
+    results = {
+        name: {k: v for k, v in found.items() if k != "machine"} for name, found in stages.items()
+    }
+    facts = next(iter(stages.values()))["machine"]
+    write_json({"machine": facts, "summary": summarise(results), **results}, path)
+
+
+def summarise(results: Row) -> Row:
+    """Medians of the speed and of the race, and the Dice of each candidate with its interval."""
+    found, summary = results["speed"], {}
+    warm = next(rows for name, rows in found.items() if name.startswith("captured,"))
+    summary["warm"] = {key: statistics.median(row[key] for row in warm) for key in warm[0]}
+    networks = [name.split()[1].strip(",") for name in found if "ms a step" in name]
+    for kind in ("captured", "launched"):
+        steps = {name: found[f"{kind} {name}, ms a step"] for name in dict.fromkeys(networks)}
+        summary[f"{kind}_ms"] = steps
+    summary["peak_mib"] = found.get("peak_mib")
+    summary["race"] = [_told(run) for run in results.get("race", {}).get("runs", [])]
+    for name, tables in results.get("candidates", {}).items():
+        scores = {kind: tables[kind] for kind in ("folds", "institutions") if kind in tables}
+        summary.setdefault("candidates", {})[name] = {k: _interval(t) for k, t in scores.items()}
+    return summary
+
+
+def _told(run: Row) -> Row:
+    """When a contestant was scored first, when it reached each Dice, when it ended and how well."""
+    from time_to_dice import TARGETS, reached
+
+    rows = run["rows"]
+    times = {f"{target:.2f}": reached(rows, target, "wall") for target in TARGETS}
+    best = max(row["dice"] for row in rows)
+    ends = {"first": rows[0]["wall"], "last": rows[-1]["wall"], "dice": rows[-1]["dice"]}
+    return {"name": run["name"], **times, **ends, "best": best}
+
+
+def _interval(table: Row) -> Row:
+    """Mean Dice over patients, each the mean of its seeds, with its interval."""
+    from lggseg.stats import bootstrap_interval
+
+    dice = pd.DataFrame(table["dice"]).mean(axis=1)
+    low, high = bootstrap_interval(dice)
+    facts = {key: value for key, value in table.items() if key != "dice"}
+    return {**facts, "low": low, "high": high}
+
+
 STAGES: dict[str, Callable[[argparse.Namespace], Any]] = {
     "machine": lambda options: machine(),
     "tests": tests,
@@ -395,6 +448,7 @@ def measure(options: argparse.Namespace) -> None:
     from lggseg.paths import write_json
 
     options.out.mkdir(parents=True, exist_ok=True)
+    facts = machine()
     for name in options.stages:
         path, start = options.out / f"{name}.json", time.perf_counter()
         if path.exists():
@@ -402,11 +456,8 @@ def measure(options: argparse.Namespace) -> None:
         try:
             result = STAGES[name](options)
             for part in result if isinstance(result, Iterator) else [result]:
-                write_json({"machine": machine(), **part}, path)
-        except Exception as error:  # the next stage may work all the same
-            print(f"{name}: {type(error).__name__}: {error}", flush=True)
-            import traceback
-
+                write_json({"machine": facts, **part}, path)
+        except Exception:  # the next stage may work all the same
             traceback.print_exc()
         print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
 
@@ -420,12 +471,15 @@ def main() -> None:
     parser.add_argument("--cohort", type=Path, default=Path(tempfile.gettempdir()) / "lggseg-gpu")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES))
     parser.add_argument("--out", type=Path, default=Path("build/gpu"))
+    parser.add_argument("--collect", type=Path, help="the results file to make of --out")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contestant:
         return contest(options)
+    if options.collect:
+        return collect(options.out, options.collect)
     if options.pack:
         return pack(options.data, options.pack)
     if options.smoke:
