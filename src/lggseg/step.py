@@ -79,10 +79,11 @@ def build_optimizer(networks: Networks) -> MuonAdamW:
 def one_cycle(peak: float, done: int, total: int) -> float:
     """The learning rate after ``done`` of ``total`` steps (Smith 2018, as torch's OneCycleLR): by
     cosines from ``peak`` / 25 to ``peak`` over a fifth of them, then to ``peak`` / 250,000."""
-    top, last = 0.2 * total - 1, max(total, 10) - 1
+    total = max(total, 10)  # the rise needs more than one step
+    top, last = 0.2 * total - 1, total - 1
     if done <= top:
         return _cosine(peak / 25, peak, done / top)
-    return _cosine(peak, peak / 25e4, min((done - top) / (last - top), 1.0))
+    return _cosine(peak, peak / 25e4, (done - top) / (last - top))
 
 
 def _cosine(start: float, end: float, share: float) -> float:

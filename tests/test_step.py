@@ -1,0 +1,110 @@
+"""The training step that Lightning, experiments and the CUDA graph share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lggseg import train
+from lggseg.config import Config, profile
+from lggseg.data import Cohort
+from lggseg.datamodule import DeviceCohort, training_rows
+from lggseg.splits import fold_sides, make_split
+from lggseg.step import Networks, TrainingStep, build_optimizer, count_voxels, one_cycle, runner
+from lggseg.together import train_together
+
+CONFIG = replace(profile("smoke"), epochs=2, batch_size=4, precision="32-true", width=4)
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("total", [10, 37, 2920])
+def test_the_rate_is_torchs_one_cycle(total: int) -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], 0.003)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.003, total_steps=total, pct_start=0.2, cycle_momentum=False
+    )
+    for done in range(total):
+        assert one_cycle(0.003, done, total) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if done + 1 < total:
+            schedule.step()
+
+
+@pytest.mark.parametrize("total", [1, 2, 4, 5, 6])
+def test_a_run_of_a_few_steps_has_a_rate(total: int) -> None:
+    rates = [one_cycle(1.0, done, total) for done in range(total)]
+    assert all(0 < rate <= 1 for rate in rates)
+
+
+def make_step(cohort: Cohort, config: Config = CONFIG) -> TrainingStep:
+    torch.manual_seed(config.seed)
+    networks = Networks(config).train()
+    on_device = DeviceCohort(cohort, config, CPU)
+    return TrainingStep(networks, build_optimizer(networks), on_device, 20)
+
+
+def test_a_step_trains_and_averages(cohort: Cohort) -> None:
+    step = make_step(cohort)
+    run, rows = runner(step), torch.arange(4)
+    assert not step.capturable
+    first = float(run(rows))
+    networks = step.networks
+    pairs = list(zip(networks.averaged.parameters(), networks.trained.parameters(), strict=True))
+    assert all(torch.equal(average, trained) for average, trained in pairs)
+    before = [average.clone() for average, _ in pairs]
+    second = float(run(rows))
+    for (average, trained), old in zip(pairs, before, strict=True):
+        expected = CONFIG.ema_decay * old + (1 - CONFIG.ema_decay) * trained.detach()
+        torch.testing.assert_close(average, expected)
+    assert step.done == 2 and float(step.total) == pytest.approx(4 * (first + second), rel=1e-5)
+
+
+def test_the_average_keeps_its_statistics_in_validation(cohort: Cohort) -> None:
+    step = make_step(cohort)
+    runner(step)(torch.arange(4))
+    before = [buffer.clone() for buffer in step.networks.averaged.buffers()]
+    _, voxels = count_voxels(step.networks, step.on_device, torch.arange(6))
+    assert not any(module.training for module in step.networks.averaged.modules())
+    assert all(map(torch.equal, before, step.networks.averaged.buffers()))
+    truth = cohort.masks[:6] > 0
+    assert (voxels[:, 0] + voxels[:, 2]).tolist() == truth.sum(axis=(1, 2)).tolist()
+
+
+def test_random_numbers_come_from_the_step_alone(cohort: Cohort) -> None:
+    one, other = make_step(cohort), make_step(cohort)
+    torch.manual_seed(1)
+    first = float(runner(one)(torch.arange(4)))
+    torch.manual_seed(2)
+    assert float(runner(other)(torch.arange(4))) == first
+
+
+def test_models_side_by_side_give_what_each_gives_alone(cohort: Cohort) -> None:
+    split = make_split(cohort)
+    configs = [replace(CONFIG, fold=fold, seed=seed) for fold, seed in ((0, 0), (1, 1))]
+    sides = [fold_sides(cohort, split, config.fold) for config in configs]
+    both = train_together(configs, cohort, sides, CPU)
+    for config, labels, trained in zip(configs, sides, both, strict=True):
+        (alone,) = train_together([config], cohort, [labels], CPU)
+        assert trained.loss == alone.loss
+        assert trained.dice.to_dict() == alone.dice.to_dict()
+        weights = zip(trained.networks.parameters(), alone.networks.parameters(), strict=True)
+        assert all(torch.equal(one, other) for one, other in weights)
+
+
+def test_a_model_of_an_experiment_is_that_of_a_training(cohort: Cohort) -> None:
+    labels = fold_sides(cohort, make_split(cohort), 0)
+    (trained,) = train_together([CONFIG], cohort, [labels], CPU)
+    dice = train.validation_dice(CONFIG, cohort, labels, progress=False)
+    np.testing.assert_allclose(trained.dice.sort_index(), dice.sort_index(), atol=1e-6)
+    batches = len(training_rows(cohort, labels, CONFIG, lambda: 0))
+    assert batches * CONFIG.epochs == 2 * batches
+
+
+def test_models_side_by_side_need_the_same_pixels(cohort: Cohort) -> None:
+    labels = fold_sides(cohort, make_split(cohort), 0)
+    with pytest.raises(ValueError, match="found downsample=2, expected 4"):
+        train_together([CONFIG, replace(CONFIG, downsample=2)], cohort, [labels] * 2, CPU)
