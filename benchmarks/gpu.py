@@ -405,7 +405,9 @@ def summarise(results: Row) -> Row:
         steps = {name: found[f"{kind} {name}, ms a step"] for name in dict.fromkeys(networks)}
         summary[f"{kind}_ms"] = steps
     summary["peak_mib"] = found.get("peak_mib")
-    summary["race"] = [_told(run) for run in results.get("race", {}).get("runs", [])]
+    summary["race"] = {}
+    for run in results.get("race", {}).get("runs", []):
+        summary["race"].setdefault(run["name"].removesuffix(" 0"), []).append(_told(run))
     for name, tables in results.get("candidates", {}).items():
         scores = {kind: tables[kind] for kind in ("folds", "institutions") if kind in tables}
         summary.setdefault("candidates", {})[name] = {k: _interval(t) for k, t in scores.items()}
@@ -420,7 +422,7 @@ def _told(run: Row) -> Row:
     times = {f"{target:.2f}": reached(rows, target, "wall") for target in TARGETS}
     best = max(row["dice"] for row in rows)
     ends = {"first": rows[0]["wall"], "last": rows[-1]["wall"], "dice": rows[-1]["dice"]}
-    return {"name": run["name"], **times, **ends, "best": best}
+    return {**times, **ends, "best": best}
 
 
 def _interval(table: Row) -> Row:
