@@ -20,11 +20,17 @@ export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/bytecode
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-all test-docker report notebooks data lab format image push clean distclean
+.PHONY: help try run check test test-all test-docker report notebooks data lab format image push clean distclean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 	@echo "options: DATA=/path/to/kaggle_3m  PROFILE=smoke|demo|full"
+
+try: $(BIN)/.try ## install what predicting needs, segment a simulated patient, name its picture
+	$(BIN)/lggseg phantom build/try --patients 1
+	$(BIN)/lggseg predict models/lgg-unet build/try/kaggle_3m build/try/masks --pictures
+	@echo "To look at it slice by slice, at http://127.0.0.1:8081: \
+	  $(BIN)/lggseg view models/lgg-unet build/try/kaggle_3m --port 8081"
 
 run: $(BIN)/.base ## install, then execute all notebooks (on a simulated cohort unless DATA is given)
 	$(BIN)/lggseg notebooks --data "$(DATA)" --profile $(PROFILE) --out $(OUT)
@@ -75,6 +81,15 @@ clean: ## delete what running made: build/ and runs/
 
 distclean: clean ## the same, and the environment
 	rm -rf $(VENV)
+
+# Without torch; the templates of the simulation are read from nilearn's files alone.
+$(BIN)/.try: requirements-try.txt requirements.txt pyproject.toml
+	@echo "Installing into $(VENV): half a minute, 0.4 GB"
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -r requirements-try.txt
+	$(INSTALL) --no-deps -c requirements.txt nilearn
+	$(INSTALL) --no-deps -e .
+	@touch $@
 
 $(BIN)/.base: requirements.txt pyproject.toml
 	@echo "Installing into $(VENV): about a minute, 1.4 GB (more with CUDA)"

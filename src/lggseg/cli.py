@@ -145,9 +145,11 @@ def _predict(options: argparse.Namespace) -> None:
 
     segmenter, out = Segmenter.load(options.model, options.engine), options.out
     if not (options.pre or options.post or is_nifti(options.data)):
-        table = predict_folder(segmenter, options.data, out)
+        table = predict_folder(segmenter, options.data, out, pictures=options.pictures)
         masks = "1 mask" if len(table) == 1 else f"{len(table)} masks"
         print(f"{masks} and predictions.csv in {out}")
+        if options.pictures:
+            print("\n".join(f"picture: {out / name}.png" for name in table["patient"]))
         return
     table = predict_nifti(segmenter, options.data, out, pre=options.pre, post=options.post)
     row = table.iloc[0]
@@ -284,6 +286,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("out", type=Path, help="folder to write masks and predictions.csv into")
     command.add_argument("--pre", type=Path, help="pre-contrast T1 on the voxels of NIfTI data")
     command.add_argument("--post", type=Path, help="post-contrast T1 on the voxels of NIfTI data")
+    text = "also draw the slice with most tumour of each patient (not for NIfTI)"
+    command.add_argument("--pictures", action="store_true", help=text)
     engines, text = ("onnx", "torch"), "same mask; torch uses a GPU (%(default)s)"
     command.add_argument("--engine", choices=engines, default="onnx", help=text)
     command.set_defaults(call=_predict)

@@ -171,14 +171,20 @@ class Segmenter:
 
 
 def predict_folder(
-    segmenter: Segmenter, data: Path | str, out: Path | str, *, progress: bool = True
+    segmenter: Segmenter,
+    data: Path | str,
+    out: Path | str,
+    *,
+    pictures: bool = False,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Segment a tree of patients, one patient's folder, or one multi-page TIFF.
 
     Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) and ``predictions.csv`` into ``out``, and
     returns that table: patient, slices, tumour_slices, tumour_voxels, expected_dice (how good the
-    model thinks its mask is), and dice where the patient has masks. A volume that cannot be read
-    stops with ``DataError``; masks already written stay.
+    model thinks its mask is), and dice where the patient has masks. ``pictures``: also
+    ``<patient>.png``, FLAIR of the slice with most tumour and the outline of the mask. A volume that
+    cannot be read stops with ``DataError``; masks already written stay.
     """
     import pandas as pd
 
@@ -193,6 +199,8 @@ def predict_folder(
             volume, truth = read_volume(path)
             prediction = segmenter.predict(volume)
             _write_mask(prediction.mask, out / f"{path.stem}_mask.tif")
+            if pictures:
+                _write_picture(volume, prediction.mask, out / f"{path.stem}.png")
             rows.append({"patient": path.stem, **_describe(prediction, truth)})
             if len(rows) >= due:  # a tenth more: after each, a long table would take the time
                 write_table(pd.DataFrame(rows), out / "predictions.csv")
@@ -276,6 +284,14 @@ def _describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any
 
 def _write_mask(mask: np.ndarray, path: Path) -> None:
     content = mask_tiff(mask)
+    replace_file(path, lambda part: part.write_bytes(content))
+
+
+def _write_picture(volume: np.ndarray, mask: np.ndarray, path: Path) -> None:
+    from lggseg.picture import largest_slice, outline_png
+
+    index = largest_slice(mask)
+    content = outline_png(volume[index, ..., FLAIR], mask[index], zoom=3)
     replace_file(path, lambda part: part.write_bytes(content))
 
 

@@ -24,7 +24,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,6 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from PIL import Image
-from scipy.ndimage import binary_erosion
 from starlette.requests import ClientDisconnect
 
 from lggseg.formats import (
@@ -49,6 +46,7 @@ from lggseg.formats import (
     read_npy,
     read_tiff,
 )
+from lggseg.picture import outline_png
 from lggseg.predict import Prediction, Segmenter
 from lggseg.volume import BLANK, FLAIR, SIZE, channel_statistics
 
@@ -68,7 +66,6 @@ _ATTRIBUTES: dict[str, tuple[Callable[[str], float], int, float, float]] = {
 }
 _PARTS = "Send parts of the volume, as lggseg.client.segment does."
 _READERS = {TIFF: read_tiff, NPY: read_npy}
-_OUTLINE = (213, 94, 0)
 
 
 @dataclass(frozen=True)
@@ -326,15 +323,8 @@ def quality_flags(answer: Answer) -> list[str]:
 def _png(answer: Answer) -> bytes:
     """FLAIR in grey, its window set by its own brightest percentile, and the tumour's outline."""
     mask = answer.prediction.mask
-    largest = int(mask.sum(axis=(1, 2)).argmax())
-    index = int(answer.attributes.get("slice", [largest])[0])
-    flair = answer.volume[index, ..., FLAIR]
-    grey = np.clip(flair * (255 / max(np.percentile(flair, 99.5), 1)), 0, 255).astype(np.uint8)
-    picture = np.stack([grey] * 3, axis=-1)
-    picture[mask[index] & ~binary_erosion(mask[index])] = _OUTLINE
-    file = BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
+    index = int(answer.attributes.get("slice", [int(mask.sum(axis=(1, 2)).argmax())])[0])
+    return outline_png(answer.volume[index, ..., FLAIR], mask[index])
 
 
 _WRITERS: dict[str, Callable[[Answer], bytes]] = {
