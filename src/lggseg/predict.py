@@ -183,8 +183,8 @@ def predict_folder(
     Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) and ``predictions.csv`` into ``out``, and
     returns that table: patient, slices, tumour_slices, tumour_voxels, expected_dice (how good the
     model thinks its mask is), and dice where the patient has masks. ``pictures``: also
-    ``<patient>.png``, FLAIR of the slice with most tumour and the outline of the mask. A volume that
-    cannot be read stops with ``DataError``; masks already written stay.
+    ``<patient>.png``, FLAIR of the slice with most tumour and the outline of the mask. Raises
+    ``DataError`` at a volume that cannot be read; masks already written stay.
     """
     import pandas as pd
 
