@@ -190,6 +190,11 @@ def test_resuming_a_finished_run_does_nothing(
     assert os.stat(run / "metrics.csv").st_mtime_ns == before
 
 
+def test_a_checkpoint_of_an_earlier_version_is_named() -> None:
+    with pytest.raises(DataError, match=r"last.ckpt: found a checkpoint of an earlier version"):
+        module.SegmentationModule(CONFIG).on_load_checkpoint({"state_dict": {}})
+
+
 def test_resuming_with_another_config(cohort: Cohort, split: pd.DataFrame, tmp_path: Path) -> None:
     CONFIG.save(tmp_path / "config.json")
     other = replace(CONFIG, learning_rate=0.1)

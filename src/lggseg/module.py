@@ -15,6 +15,7 @@ from lggseg.config import Config
 from lggseg.datamodule import CohortDataModule
 from lggseg.metrics import dice_from_counts
 from lggseg.optim import MuonAdamW
+from lggseg.paths import DataError
 from lggseg.step import Networks, TrainingStep, build_optimizer, count_voxels, runner
 
 # Looking at the loss makes the host wait for a GPU, so it looks at several steps at once.
@@ -79,6 +80,9 @@ class SegmentationModule(pl.LightningModule):
         checkpoint["step"] = {**counts, "scaler": scaler}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "step" not in checkpoint:
+            found, expected = "a checkpoint of an earlier version", "one of this version"
+            raise DataError("checkpoints/last.ckpt", found, expected, "Start a new --run.")
         self._restored = checkpoint["step"]
 
     def training_step(self, rows: Tensor, batch_idx: int) -> None:
