@@ -245,7 +245,8 @@ def _milliseconds(bench: _Bench, call: Callable[[], Any], calls: int = 60) -> fl
 
 
 def _run(bench: _Bench, config: Any, sides: Any) -> Row:
-    """One training by itself, with its Dice and its epoch against as many bare steps."""
+    """One training by itself: its Dice, and an epoch against as many steps on the same rows (which
+    are gathered and augmented anew, too)."""
     from lggseg.together import _Model
 
     start = time.perf_counter()
