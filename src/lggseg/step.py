@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lggseg import cuda_graph, models, transforms
+from lggseg import cuda_graph, distributed, models, transforms
 from lggseg.config import Config
 from lggseg.datamodule import Batch, DeviceCohort
 from lggseg.optim import MuonAdamW
@@ -122,12 +122,14 @@ class TrainingStep:
 
     @property
     def capturable(self) -> bool:
-        """Whether a CUDA graph can hold the step: not with a loss scale, which is read in each."""
-        resident = self.on_device.resident and self.scaler is None
-        return resident and cuda_graph.available(self.on_device.device)
+        """Whether a CUDA graph can hold the step: not with a loss scale, which is read in each, and
+        not where processes exchange their gradients within it."""
+        alone = distributed.processes() == 1 and self.scaler is None
+        return alone and self.on_device.resident and cuda_graph.available(self.on_device.device)
 
     def prepare(self) -> None:
-        """Seed the augmentation of the next step and tell the device its rate."""
+        """Seed the augmentation and the dropout of the next step; tell the device its rate."""
+        torch.manual_seed(self._seed + self.done)  # dropout draws from torch's own generator
         if self.generator is not None:
             self.generator.manual_seed(self._seed + self.done)
         rate = one_cycle(self.config.learning_rate, self.done, self.total_steps)
