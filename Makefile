@@ -82,20 +82,21 @@ clean: ## delete what running made: build/ and runs/
 distclean: clean ## the same, and the environment
 	rm -rf $(VENV)
 
-# Without torch; the templates of the simulation are read from nilearn's files alone.
-$(BIN)/.try: requirements-try.txt requirements.txt pyproject.toml
-	@echo "Installing into $(VENV): half a minute, 0.4 GB"
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "Python 3.11 is needed: make run PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
+
+# Without torch; the templates of the simulation are read from nilearn's files alone.
+$(BIN)/.try: requirements-try.txt requirements.txt pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV): half a minute, 0.4 GB"
 	$(INSTALL) -r requirements-try.txt
 	$(INSTALL) --no-deps -c requirements.txt nilearn
 	$(INSTALL) --no-deps -e .
 	@touch $@
 
-$(BIN)/.base: requirements.txt pyproject.toml
+$(BIN)/.base: requirements.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV): about a minute, 1.4 GB (more with CUDA)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
-	  "Python 3.11 is needed: make run PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -r requirements.txt
 	$(INSTALL) --no-deps -e .
 	@touch $@

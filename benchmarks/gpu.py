@@ -131,7 +131,6 @@ class _Bench:
         from lggseg.datamodule import DeviceCohort
         from lggseg.splits import make_split
 
-        torch.backends.cudnn.benchmark = False
         self.smoke = options.smoke
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config = Config(**FIXED)
@@ -203,7 +202,7 @@ def speed(options: argparse.Namespace) -> Row:
     import torch
 
     from lggseg.step import count_voxels
-    from lggseg.together import _Model
+    from lggseg.together import Model
 
     bench, results = _Bench(options), {}
     (config,), (sides,) = bench.folds(bench.config, range(1), range(1))
@@ -212,7 +211,7 @@ def speed(options: argparse.Namespace) -> Row:
     for name, switch in (("captured", "1"), ("launched", "0")):
         os.environ["LGGSEG_CUDA_GRAPH"] = switch
         for network in ("unet",) if bench.smoke else ("unet", "attention_unet", "swin_unetr"):
-            model = _Model(replace(config, network=network), bench.cohort, sides, bench.on_device)
+            model = Model(replace(config, network=network), bench.cohort, sides, bench.on_device)
             batch = next(iter(model.rows))
             results[f"{name} {network}, ms a step"] = _milliseconds(
                 bench, lambda m=model, b=batch: m.run(b)
@@ -247,10 +246,10 @@ def _milliseconds(bench: _Bench, call: Callable[[], Any], calls: int = 60) -> fl
 def _run(bench: _Bench, config: Any, sides: Any) -> Row:
     """One training by itself: its Dice, and an epoch against as many steps on the same rows (which
     are gathered and augmented anew, too)."""
-    from lggseg.together import _Model
+    from lggseg.together import Model
 
     start = time.perf_counter()
-    model = _Model(config, bench.cohort, sides, bench.on_device)
+    model = Model(config, bench.cohort, sides, bench.on_device)
     marks = [time.perf_counter()]
     for number, _ in enumerate(model.steps(), start=1):
         if number % len(model.rows) == 0:
@@ -273,15 +272,13 @@ def _run(bench: _Bench, config: Any, sides: Any) -> Row:
 def contest(options: argparse.Namespace) -> None:
     """One contestant of :func:`race`, in a process of its own; a line of JSON for each score."""
     import torch
+    from time_to_dice import SLICES_BETWEEN_SCORES, report
 
     from lggseg.config import Config
     from lggseg.splits import fold_sides, make_split
 
     cohort = load(options.cohort)
     sides = fold_sides(cohort, make_split(cohort), 0)
-
-    def report(dice: float, scoring: float = 0.0) -> None:
-        print(json.dumps({"dice": round(dice, 4), "scoring": round(scoring, 2)}), flush=True)
 
     name, epochs = options.contestant.split()
     if name == "ours":
@@ -299,9 +296,8 @@ def contest(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     workers = 0 if name == "monai-device" or options.smoke else 8
-    for dice, scoring in peers.scores(
-        name, cohort, sides, workers, device, 40 if options.smoke else 1181
-    ):
+    between = 40 if options.smoke else SLICES_BETWEEN_SCORES
+    for dice, scoring in peers.scores(name, cohort, sides, workers, device, between):
         report(dice, scoring)
 
 
@@ -332,9 +328,9 @@ def muon(options: argparse.Namespace) -> Iterator[Row]:
     from lggseg import optim
 
     bench, results = _Bench(options), {}
-    usual, five = optim.as_matrix, optim.ITERATIONS
+    usual, tuned = optim.as_matrix, optim.ITERATIONS
+    five = ((3.4445, -4.7750, 2.0315),) * 5  # torch's
     seeds = range(1 if bench.smoke else 2)
-    tuned = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037))
     for name, iterations, flat in (
         ("5 iterations", five, False),
         ("3 iterations", five[:3], False),
@@ -346,7 +342,7 @@ def muon(options: argparse.Namespace) -> Iterator[Row]:
         optim.orthogonalise.__defaults__ = (iterations,)
         results[name] = _table(bench.train(*bench.folds(bench.config, seeds, range(2))))
         yield results
-    optim.as_matrix, optim.orthogonalise.__defaults__ = usual, (five,)
+    optim.as_matrix, optim.orthogonalise.__defaults__ = usual, (tuned,)
 
 
 CANDIDATES: dict[str, Row] = {

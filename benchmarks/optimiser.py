@@ -17,9 +17,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+from contention import AVX2
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
@@ -41,7 +42,7 @@ def measure(network: str, steps: int, label: str) -> None:
 
     keep_freed_memory()
     config = Config(network=network)
-    config = Config(network=network, precision=choose_precision(config))
+    config = replace(config, precision=choose_precision(config))
     networks = Networks(config).train()
     optimizer = build_optimizer(networks)
     image = torch.rand(16, config.channels, config.size, config.size)

@@ -38,6 +38,11 @@ Row = dict[str, float]
 LIMIT = 3600.0  # seconds, for ours
 
 
+def report(dice: float, scoring: float = 0.0) -> None:
+    """Tell :func:`watch` a Dice and the seconds that all scoring has taken so far."""
+    print(json.dumps({"dice": round(dice, 4), "scoring": round(scoring, 2)}), flush=True)
+
+
 def contest(options: argparse.Namespace) -> None:
     """Train one contestant in this process; prints a line of JSON after each scoring."""
     import torch
@@ -48,9 +53,6 @@ def contest(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     cohort = load_cohort(options.data, progress=False)
     sides = fold_sides(cohort, make_split(cohort), options.fold)
-
-    def report(dice: float, scoring: float = 0.0) -> None:
-        print(json.dumps({"dice": round(dice, 4), "scoring": round(scoring, 2)}), flush=True)
 
     (_ours if options.contestant == "ours" else _peer)(options, cohort, sides, report)
 

@@ -13,10 +13,9 @@ from torch import Tensor
 from lggseg import distributed
 from lggseg.config import Config
 from lggseg.datamodule import CohortDataModule
-from lggseg.metrics import dice_from_counts
 from lggseg.optim import MuonAdamW
 from lggseg.paths import DataError
-from lggseg.step import Networks, TrainingStep, build_optimizer, count_voxels, runner
+from lggseg.step import Networks, TrainingStep, build_optimizer, count_voxels, patient_dice, runner
 
 # Looking at the loss makes the host wait for a GPU, so it looks at several steps at once.
 STEPS_BETWEEN_CHECKS = 16
@@ -137,10 +136,7 @@ class SegmentationModule(pl.LightningModule):
     def validation_dice(self) -> pd.Series:
         """Dice per patient over its validation slices, at native pixels, of the patients of all
         processes; index patient. Exact: a patient belongs to one process."""
-        cohort, sides = self.datamodule.cohort, self.datamodule.sides
-        dice = dice_from_counts(*self._counts.double().cpu().numpy().T)
-        seen = cohort.patients.index.isin(cohort.slices["patient"][sides == "validation"])
-        own = pd.Series(dice, index=cohort.patients.index, name="dice")[seen]
+        own = patient_dice(self._counts, self.datamodule.cohort, self.datamodule.sides)
         return pd.concat(distributed.of_all(own)).sort_index()
 
     def on_validation_epoch_end(self) -> None:

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from lggseg import cuda_graph, distributed, models, transforms
 from lggseg.config import Config
+from lggseg.data import Cohort
 from lggseg.datamodule import Batch, DeviceCohort
+from lggseg.metrics import dice_from_counts
 from lggseg.optim import MuonAdamW
 
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -169,6 +173,17 @@ def runner(step: TrainingStep) -> Callable[[Tensor], Tensor]:
         return loss
 
     return train
+
+
+def patient_dice(counts: Tensor, cohort: Cohort, sides: np.ndarray) -> pd.Series:
+    """Dice of each patient of the slices labelled ``validation``, index patient.
+
+    counts: what :func:`count_voxels` gives, summed by patient: int64 ``(patients, 3)``.
+    """
+    dice = dice_from_counts(*counts.double().cpu().numpy().T)
+    names = cohort.patients.index
+    seen = names.isin(cohort.slices["patient"][sides == "validation"])
+    return pd.Series(dice, index=names, name="dice")[seen]
 
 
 @torch.no_grad()

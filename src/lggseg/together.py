@@ -20,8 +20,7 @@ from torch import Tensor
 from lggseg.config import Config
 from lggseg.data import Cohort
 from lggseg.datamodule import VALIDATION_BATCH, DeviceCohort, training_rows
-from lggseg.metrics import dice_from_counts
-from lggseg.step import Networks, TrainingStep, build_optimizer, count_voxels, runner
+from lggseg.step import Networks, TrainingStep, build_optimizer, count_voxels, patient_dice, runner
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Trained:
     seconds: float
 
 
-class _Model:
+class Model:
     """One of the models, which :func:`train_together` advances step by step."""
 
     def __init__(
@@ -58,6 +57,7 @@ class _Model:
         self.run = runner(self.step)
 
     def on_stream(self) -> AbstractContextManager[object]:
+        """The context in which the device works on this model alone."""
         return torch.cuda.stream(self.stream) if self.stream else nullcontext()
 
     def steps(self) -> Iterator[Tensor]:
@@ -76,10 +76,7 @@ class _Model:
         for some in torch.from_numpy(rows).to(patient.device).split(VALIDATION_BATCH):
             _, voxels = count_voxels(self.networks, self.on_device, some)
             counts.index_add_(0, patient[some], voxels)
-        dice = dice_from_counts(*counts.double().cpu().numpy().T)
-        names = self.cohort.patients.index
-        seen = names.isin(self.cohort.slices["patient"].iloc[rows])
-        return pd.Series(dice, index=names, name="dice")[seen]
+        return patient_dice(counts, self.cohort, self.sides)
 
 
 def train_together(
@@ -97,10 +94,8 @@ def train_together(
     """
     start = time.perf_counter()
     on_device = on_device or DeviceCohort(cohort, configs[0], device)
-    models = [
-        _Model(*each, on_device)
-        for each in zip(configs, [cohort] * len(configs), sides, strict=True)
-    ]
+    pairs = zip(configs, sides, strict=True)
+    models = [Model(config, cohort, labels, on_device) for config, labels in pairs]
     _wait(device)  # the streams of the models do not wait for what has made them
     running = [model.steps() for model in models]
     while running:

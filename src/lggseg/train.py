@@ -305,15 +305,13 @@ class RunFolder(Checkpoint):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         seconds = round(time.perf_counter() - self.started, 3)
-        if not trainer.is_global_zero:
-            trainer.save_checkpoint(self.last)  # which all processes call, and the first writes
-            return
-        row = {"epoch": trainer.current_epoch, **metrics, "learning_rate": rate}
-        self.rows.append({**row, "seconds": seconds})
-        if tracking.in_sagemaker_job():
-            print(tracking.metric_line(metrics), flush=True)
-        write_table(pd.DataFrame(self.rows), self.path)
-        trainer.save_checkpoint(self.last)
+        if trainer.is_global_zero:
+            row = {"epoch": trainer.current_epoch, **metrics, "learning_rate": rate}
+            self.rows.append({**row, "seconds": seconds})
+            if tracking.in_sagemaker_job():
+                print(tracking.metric_line(metrics), flush=True)
+            write_table(pd.DataFrame(self.rows), self.path)
+        trainer.save_checkpoint(self.last)  # which all processes call, and the first writes
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
