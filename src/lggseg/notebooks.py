@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +55,8 @@ def run_notebooks(folder: Path, out: Path, parameters: dict[str, str]) -> dict[s
     if not notebooks:
         raise RuntimeError(f"{folder}: found no notebook; run this in the project's folder")
     new_folder(out)
-    _quiet_kernels()
     seconds = {}
-    with progress_bar(notebooks, "execute", "notebook") as bar:
+    with _quiet_kernels(), progress_bar(notebooks, "execute", "notebook") as bar:
         for notebook in bar:
             bar.set_description(notebook.stem)
             start = time.perf_counter()
@@ -108,19 +109,26 @@ def execute(
         ) from error
 
 
-def _quiet_kernels() -> None:
+@contextmanager
+def _quiet_kernels() -> Iterator[None]:
     """Keep harmless warnings of the kernels out of the terminal and the notebooks."""
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     # As in lggseg/__init__.py, for notebooks that import MONAI or Optuna before lggseg.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     warnings.filterwarnings("ignore", module="zmq|papermill")
-    if "IPYTHONDIR" not in os.environ:
-        folder = Path(tempfile.mkdtemp(prefix="lggseg-ipython-"))
-        profile = folder / "profile_default"
+    if "IPYTHONDIR" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="lggseg-ipython-") as folder:
+        profile = Path(folder) / "profile_default"
         profile.mkdir()
         text = "c.IPKernelApp.log_level = 'ERROR'\n"
         (profile / "ipython_kernel_config.py").write_text(text)
-        os.environ["IPYTHONDIR"] = str(folder)
+        os.environ["IPYTHONDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["IPYTHONDIR"]
 
 
 def _say_what_was_made(out: Path, seconds: dict[str, float]) -> None:
