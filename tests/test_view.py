@@ -37,7 +37,7 @@ from lggseg.nifti import read_nifti
 from lggseg.paths import patient_folders
 from lggseg.phantom import make_cohort
 from lggseg.predict import Prediction, Segmenter
-from lggseg.serve import Limits
+from lggseg.server import Limits
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CHROMIUM = shutil.which("chromium")
