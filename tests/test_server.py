@@ -253,17 +253,18 @@ def test_a_full_disk() -> None:
 
 
 def test_sigterm_ends_it_whatever_it_does(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("wb") as output, running(output, idle=30) as (port, process):
-        with ExitStack() as stack:
-            hold(stack, port, HEAD + b"half")
-            hold(stack, port, HALF_HEAD)
-            hold(stack, port, b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
-            hold(stack, port, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", small=True)
-            time.sleep(0.5)
-            start = time.monotonic()
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(8) == 0
-            assert time.monotonic() - start < 6
+    with ExitStack() as stack:
+        output = stack.enter_context((tmp_path / "log").open("wb"))
+        port, process = stack.enter_context(running(output, idle=30))
+        hold(stack, port, HEAD + b"half")
+        hold(stack, port, HALF_HEAD)
+        hold(stack, port, b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+        hold(stack, port, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", small=True)
+        time.sleep(0.5)
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(8) == 0
+        assert time.monotonic() - start < 6
     assert b"Traceback" not in (tmp_path / "log").read_bytes()
 
 

@@ -116,7 +116,7 @@ def load_model(folder: Path) -> Segmenter:
     try:
         probability = segmenter.probability(volume, channel_statistics(volume))
     except Exception as error:  # of NumPy and ONNX Runtime, whose exceptions share no base
-        found = f"a model that cannot run ({error})"
+        found = f"a model that cannot run ({' '.join(str(error).split())[:300]})"
         raise DataError(folder / "model.onnx", found, expected, action) from error
     if probability.shape != volume.shape[:3] or not _are_probabilities(probability):
         found = f"a model that gives {probability.dtype} {probability.shape} of other numbers"
