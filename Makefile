@@ -120,14 +120,20 @@ $(BIN)/.try: requirements-try.txt requirements.txt pyproject.toml | $(BIN)/pytho
 	$(INSTALL) --no-deps -e .
 	@touch $@
 
-# torch from PyPI needs its CUDA libraries on Linux; the CPU's build, `2.13.0+cpu`, does not.
-CUDA = ! $(BIN)/python -c 'import importlib.metadata as m; exit("+cpu" in m.version("torch"))' || \
-	  $(INSTALL) --require-hashes --no-deps -r requirements-cuda.txt
+# torch first, of the build that pip is set up for: asked for checksums, pip would prefer PyPI's to a
+# wheel on the disk. PyPI's needs its CUDA libraries on Linux; the CPU's, `2.13.0+cpu`, does not.
+CHECKED := $(INSTALL) --require-hashes --no-deps
+WHEELS := build/wheels
+HASHED = rm -rf $(WHEELS) && mkdir -p $(WHEELS) && \
+	  $(BIN)/pip download --quiet --no-deps --dest $(WHEELS) "$$(grep '^torch==' requirements.txt)" && \
+	  sed -n '/^torch==/,/[^\\]$$/p' requirements-hashed.txt >$(WHEELS)/torch.txt && \
+	  PIP_FIND_LINKS=$(WHEELS) $(CHECKED) --no-index -r $(WHEELS)/torch.txt && rm -r $(WHEELS) && \
+	  $(CHECKED) -r requirements-hashed.txt && \
+	  if ! $(BIN)/pip show torch | grep -q '^Version:.*+cpu'; then $(CHECKED) -r requirements-cuda.txt; fi
 
 $(BIN)/.base: requirements.txt requirements-hashed.txt requirements-cuda.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV): about a minute, 1.4 GB (more with CUDA)"
-	$(INSTALL) $(if $(findstring hashed,$(LOCK)),--require-hashes --no-deps) -r $(LOCK)
-	$(if $(findstring hashed,$(LOCK)),$(CUDA))
+	$(if $(findstring hashed,$(LOCK)),$(HASHED),$(INSTALL) -r $(LOCK))
 	$(INSTALL) --no-deps -e .
 	@touch $@
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from nibabel.nifti1 import Nifti1Extension
 
 from lggseg import view
+from lggseg.formats import Refused
 from lggseg.paths import patient_folders
 from lggseg.server import Limits
 
@@ -187,3 +189,19 @@ def test_a_room_that_is_full_is_told(tree: Path) -> None:
     answer = client.get("/api/patients", headers={"Host": "127.0.0.1"})
     assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
     assert "too many requests at once" in answer.json()["error"]
+
+
+def test_a_third_upload_is_told_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view, "IDLE_SECONDS", 0.2)
+
+    async def three() -> list[bool]:
+        receiving = asyncio.Semaphore(2)
+        async with view.turn(receiving), view.turn(receiving):
+            with pytest.raises(Refused, match="other files on their way") as refused:
+                async with view.turn(receiving):
+                    pass
+            assert refused.value.status == 503
+        async with view.turn(receiving):
+            return [receiving.locked()]
+
+    assert asyncio.run(three()) == [False]

@@ -36,7 +36,7 @@ MOST_CONNECTIONS = 512
 _BACKLOG = 32  # connections that are accepted at a time
 _OTHER_FILES = 128  # descriptors for all else, connections that are being closed among them
 _CHUNK = 2**16  # bytes of an answer that are written at a time
-_LOG_LINES = 1000
+LOG_LINES = 1000
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Log(io.TextIOBase):
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
-        self._lines: queue.Queue[bytes] = queue.Queue(_LOG_LINES)
+        self._lines: queue.Queue[bytes] = queue.Queue(LOG_LINES)
         Thread(target=self._write_lines, daemon=True).start()
 
     def write(self, text: str) -> int:

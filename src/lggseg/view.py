@@ -178,7 +178,7 @@ def _add_cases(app: FastAPI, cases: Cases, limits: Limits) -> None:
         if request.headers.get("content-type") != BODY:
             raise Refused(415, "another Content-Type", BODY, "Send the files from the viewer.")
         refuse_encoding(request.headers)
-        async with _turn(receiving):
+        async with turn(receiving):
             body = await read_body(request, limits, "Use lggseg predict for larger files.")
             return AsciiJSON({"case": await cases.add(body)}, 201)
 
@@ -194,7 +194,7 @@ def _add_cases(app: FastAPI, cases: Cases, limits: Limits) -> None:
 
 
 @asynccontextmanager
-async def _turn(receiving: asyncio.Semaphore) -> AsyncIterator[None]:
+async def turn(receiving: asyncio.Semaphore) -> AsyncIterator[None]:
     """A turn to send files. Raises ``Refused`` where none comes soon."""
     try:
         async with asyncio.timeout(IDLE_SECONDS / 2):
