@@ -129,11 +129,12 @@ HASHED = rm -rf $(WHEELS) && mkdir -p $(WHEELS) && \
 	  sed -n '/^torch==/,/[^\\]$$/p' requirements-hashed.txt >$(WHEELS)/torch.txt && \
 	  PIP_FIND_LINKS=$(WHEELS) $(CHECKED) --no-index -r $(WHEELS)/torch.txt && rm -r $(WHEELS) && \
 	  $(CHECKED) -r requirements-hashed.txt && \
-	  if ! $(BIN)/pip show torch | grep -q '^Version:.*+cpu'; then $(CHECKED) -r requirements-cuda.txt; fi
+	  if ! $(BIN)/python -c 'from importlib.metadata import version as v; exit("+cpu" not in v("torch"))'; \
+	  then $(CHECKED) -r requirements-cuda.txt; fi
 
 $(BIN)/.base: requirements.txt requirements-hashed.txt requirements-cuda.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV): about a minute, 1.4 GB (more with CUDA)"
-	$(if $(findstring hashed,$(LOCK)),$(HASHED),$(INSTALL) -r $(LOCK))
+	@$(if $(findstring hashed,$(LOCK)),$(HASHED),$(INSTALL) -r $(LOCK))
 	$(INSTALL) --no-deps -e .
 	@touch $@
 

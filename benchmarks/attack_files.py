@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from attacks import Tally
 
 SECONDS = 10  # beyond what a command takes for a good patient
+MEMORY = 8 * 2**30  # bytes of addresses of a command
 SMOKE = ("--profile", "smoke", "--precision", "32-true")
 
 
@@ -44,7 +46,9 @@ class Commands:
         line = [sys.executable, "-m", "lggseg.cli", *map(os.fspath, map(as_argument, arguments))]
         start = time.monotonic()
         try:
-            found = subprocess.run(line, capture_output=True, timeout=300, cwd=self.folder)
+            found = subprocess.run(
+                line, capture_output=True, timeout=300, cwd=self.folder, preexec_fn=limit_memory
+            )
             status, text = found.returncode, (found.stdout + found.stderr).decode(errors="replace")
         except subprocess.TimeoutExpired:
             status, text = -1, "stopped after 300 s"
@@ -58,6 +62,11 @@ class Commands:
     def check(self, attack: str, wrong: bool, fault: str, detail: str = "") -> None:
         """Record whether what the command left is wrong."""
         self.tally.record(f"{self.section} {attack}", fault if wrong else "", detail)
+
+
+def limit_memory() -> None:
+    """A file that inflates must not take this machine's memory."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 def as_argument(value: object) -> str | Path:
@@ -137,7 +146,7 @@ def attack_overwriting(commands: Commands, source: Path) -> None:
     commands.run("patient into itself", "predict", commands.model, folder, folder)
     lost = [path.name for path, known in before.items() if digest(path) != known]
     commands.check("expert's mask", bool(lost), "lost", ", ".join(lost))
-    status, _ = commands.run("split afterwards", "split", folder.parent, "--out", commands.out())
+    commands.run("split afterwards", "split", folder.parent, "--out", commands.out())
     scan, mask = commands.folder / "case1.nii.gz", commands.folder / "case1_mask.nii.gz"
     nifti(scan)
     nifti(mask)
@@ -207,7 +216,7 @@ def attack_leaving_out(commands: Commands, source: Path) -> None:
     for path in list((hidden / "p4").iterdir()):
         (path.parent / f"._{path.name}").write_bytes(b"\0\x05\x16\x07Mac OS X")
     (hidden / ".DS_Store").write_bytes(b"x")
-    status, text = commands.run("hidden twins", "split", hidden, "--out", commands.out())
+    _, text = commands.run("hidden twins", "split", hidden, "--out", commands.out())
     commands.check("hidden twins", "._" in text, "lost", text[-200:])
 
 

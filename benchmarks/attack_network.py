@@ -62,7 +62,7 @@ class Target:
     ) -> None:
         busy = status == 503 and any(name.lower() == "retry-after" for name in headers)
         fault = "5xx" if status >= 500 and not busy else "hang" if seconds > SECONDS else ""
-        if not fault and headers.get("content-type", "").startswith(JSON):
+        if not fault and body and headers.get("content-type", "").startswith(JSON):
             try:
                 json.loads(body, parse_constant=lambda word: 1 / 0)
             except (ValueError, ZeroDivisionError):
@@ -161,8 +161,7 @@ RAW = {
     "100 pipelined": b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 100,
     "half a head": b"GET /ping HTTP/1.1\r\nHost:",
     "half a body": POST + b"Content-Length: 100000\r\n\r\nhalf",
-    "half a body of the wrong type": POST.replace(b"x-npy", b"x-no")
-    + b"Content-Length: 9\r\n\r\n1",
+    "half of another body": POST.replace(b"x-npy", b"x-no") + b"Content-Length: 9\r\n\r\n1",
     "nothing": b"",
 }
 SHAPES = (
@@ -172,8 +171,8 @@ SHAPES = (
     "[1, 256, 256, 3]", "(1, 256, 256, False)", "(1e400, 256, 256, 3)", "(1, 256, 256, 3, 1)",
 )  # fmt: skip
 ACCEPTS = (
-    "image/*", "image/png;q=0, */*", "image/png;q=abc", "*;q=.2", "x" * 9000, "application/json;q=nan",
-    ",,,", ";q=1", "*/*;q=0", "text/csv", "\xff",
+    "image/*", "image/png;q=0, */*", "image/png;q=abc", "*;q=.2", "x" * 9000,
+    "application/json;q=nan", ",,,", ";q=1", "*/*;q=0", "text/csv", "\xff",
 )  # fmt: skip
 ATTRIBUTES = (
     "trace-id=abc", "c000b4f9-df62-4c85-a0bf-7c525f9104a4", "=", ";;;", "slice=-1", "slice=1e9",
@@ -277,16 +276,17 @@ def crowds(target: Target, still_good: Any, good: bytes) -> None:
 
 def attack_log(tally: Tally, model: Path, name: str, good: bytes) -> None:
     """A log that cannot be written, or that nobody reads."""
-    log: Any = open("/dev/full", "wb") if name == "full" else subprocess.PIPE
-    with serving(tally, "A", "serve", str(model), log=log) as (target, process):
+    with ExitStack() as stack:
+        full = stack.enter_context(Path("/dev/full").open("wb"))
+        log = full if name == "full" else subprocess.PIPE
+        running = serving(tally, "A", "serve", str(model), log=log)
+        target, process = stack.enter_context(running)
         if name == "closed" and process.stdout:
             process.stdout.close()
         for _ in range(1200 if name == "unread" else 5):
             target.ask(f"log {name}", "POST", "/invocations", b"", {"Content-Type": NPY})
         target.ask(f"log {name}", "GET", "/ping")
         target.ask(f"log {name}, good", "POST", "/invocations", good, {"Content-Type": NPY})
-    if name == "full":
-        log.close()
 
 
 LONG = "9" * 4300

@@ -2,11 +2,11 @@
 
     python benchmarks/attacks.py [--sections A B C D E] [--model models/lgg-unet] [--seed 0]
 
-Each attack runs the real commands as a user or a stranger would. Prints one line per finding and at
-the end how many attacks there were and how many gave a wrong result without a word, lost something,
-were answered with a 5xx (503 with Retry-After, "too many at once", is no fault), hung for more than
-10 seconds, or ended in a traceback. The exit status is 1 unless all of these are 0. Only addresses of
-this machine are asked.
+Each attack runs the real commands as a user or a stranger would. Prints one line per finding and
+at the end how many attacks there were and how many gave a wrong result without a word, lost
+something, were answered with a 5xx (503 with Retry-After, "too many at once", is none), hung for
+more than 10 seconds, or ended in a traceback. The exit status is 1 unless all of these are 0. Only
+addresses of this machine are asked.
 """
 
 from __future__ import annotations

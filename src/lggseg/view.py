@@ -249,7 +249,7 @@ def _guard(app: FastAPI, host: str, limits: Limits) -> None:
             with room:
                 response: Response = await call(request)
         except Refused as error:
-            response = AsciiJSON({"error": str(error)}, error.status, {"Retry-After": "1"})
+            response = _sentence(error)
         response.headers.update(_HEADERS)
         return response
 
@@ -259,7 +259,7 @@ def _guard(app: FastAPI, host: str, limits: Limits) -> None:
 
     @app.exception_handler(DataError)
     async def refuse(_: Request, error: DataError) -> JSONResponse:
-        return AsciiJSON({"error": str(error)}, getattr(error, "status", 422))
+        return _sentence(error)
 
     @app.exception_handler(RequestValidationError)
     async def refuse_query(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -272,6 +272,12 @@ def _guard(app: FastAPI, host: str, limits: Limits) -> None:
     async def own_fault(_: Request, error: Exception) -> JSONResponse:
         text = "The viewer has failed at this. What happened is in the terminal it runs in."
         return AsciiJSON({"error": text}, 500)
+
+
+def _sentence(error: DataError) -> JSONResponse:
+    status = getattr(error, "status", 422)
+    headers = {408: {"Connection": "close"}, 503: {"Retry-After": "1"}}.get(status)
+    return AsciiJSON({"error": str(error)}, status, headers)
 
 
 def names_of(host: str) -> list[str]:
