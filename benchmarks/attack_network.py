@@ -157,7 +157,7 @@ RAW = {
     "a megabyte of head": b"GET /ping HTTP/1.1\r\nX: " + b"x" * 2**20 + b"\r\n\r\n",
     "100,000 headers": b"GET /ping HTTP/1.1\r\n" + b"x: y\r\n" * 100_000 + b"\r\n",
     "NUL in a header": b"GET /ping HTTP/1.1\r\nX: a\0b\r\n\r\n",
-    "upgrade": b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "upgrade": b"GET /ping HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     "100 pipelined": b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 100,
     "half a head": b"GET /ping HTTP/1.1\r\nHost:",
     "half a body": POST + b"Content-Length: 100000\r\n\r\nhalf",

@@ -10,6 +10,8 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -413,6 +415,22 @@ def test_bad_headers_are_refused(port: int, volume: np.ndarray, name: str) -> No
     status, headers = BAD_HEADERS[name]
     kind = {} if status == 415 else {"Content_Type": NPY}  # or what the headers say
     refuse(lambda: ask(port, npy_bytes(volume), **{**kind, **headers}), status)
+
+
+@pytest.mark.parametrize("kind", [NPY, "application/json"])
+def test_an_id_comes_back_in_the_answer_or_the_refusal(
+    port: int, volume: np.ndarray, kind: str
+) -> None:
+    url = f"http://127.0.0.1:{port}/invocations"
+    headers = {"Content-Type": kind, ATTRIBUTES_HEADER: "trace-id=7f; slice=1"}
+    request = urllib.request.Request(url, npy_bytes(volume), headers)
+    try:
+        answer = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        assert answer.status == (200 if kind == NPY else 415)
+        assert answer.headers[ATTRIBUTES_HEADER] == "trace-id=7f"
 
 
 def test_a_client_that_still_sends_gets_the_answer(port: int) -> None:
