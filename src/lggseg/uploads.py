@@ -78,8 +78,9 @@ def split_body(body: bytes) -> list[File]:
     except Exception as error:  # a stranger's JSON can hold anything
         raise _no_list(f"no list of files ({type(error).__name__})") from None
     sizes = [size for *_, size in entries]
-    if min(sizes, default=0) < 0 or sum(sizes) != len(body) - start:
-        raise _no_list(f"{len(body) - start} bytes after a list of files of {sum(sizes)}")
+    # Of numbers with thousands of digits, which a list may hold, Python would not print the sum.
+    if not all(0 <= size <= len(body) for size in sizes) or sum(sizes) != len(body) - start:
+        raise _no_list(f"{len(body) - start} bytes after a list of files of other sizes")
     files = []
     for name, role, size in entries:
         files.append(File(name, role, body[start : start + size]))
