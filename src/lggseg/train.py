@@ -34,6 +34,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from lggseg import distributed, tracking
+from lggseg.checksums import check_checkpoint
 from lggseg.config import Config
 from lggseg.data import Cohort, DataError
 from lggseg.datamodule import CohortDataModule
@@ -211,7 +212,11 @@ def _open_run(
         action = "Go on with it by --resume, choose another --run, or delete the folder."
         raise DataError(run, "an earlier run", "a new folder", action)
     if stored.exists():
-        return _same_run(stored, config, split), last if last.exists() else None
+        config = _same_run(stored, config, split)
+        if not last.exists():
+            return config, None
+        check_checkpoint(last)
+        return config, last
     if config.precision == "auto":
         config = replace(config, precision=choose_precision(config))
     new_folder(last.parent)
