@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from safetensors.torch import load_file, save_file
 from lggseg import cli
 from lggseg.bundle import PACKAGES, export_bundle, inference, metadata
 from lggseg.config import Config
+from lggseg.model_folder import write_card
 from lggseg.models import NETWORKS, build_network
 from lggseg.monai_workflow import DropSmallPartsd, MirrorSliceInferer, ToGridd, find_scans
-from lggseg.paths import DataError, write_json
+from lggseg.paths import DataError
 from lggseg.phantom import make_patient, plan_cohort
 from lggseg.predict import Segmenter, predict_nifti
 from lggseg.volume import drop_small_parts
@@ -84,8 +84,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {name: value.contiguous() for name, value in weights.items()},
         folder / "weights.safetensors",
     )
-    write_json({"config": asdict(PLAIN), "simulated": True}, folder / "config.json")
     (folder / "model.onnx").touch()
+    write_card(PLAIN, {"data_fingerprint": "", "split_fingerprint": "", "simulated": True}, folder)
     return folder
 
 

@@ -38,10 +38,11 @@ from lggseg.checksums import check_checkpoint
 from lggseg.config import Config
 from lggseg.data import Cohort, DataError
 from lggseg.datamodule import CohortDataModule
+from lggseg.model_folder import amend_card, write_card
 from lggseg.models import build_network
 from lggseg.module import SegmentationModule
 from lggseg.paths import lock_run, new_folder, replace_file, write_table, writing
-from lggseg.predict import Segmenter, amend_card, evaluate, export_model, write_card
+from lggseg.predict import Segmenter, evaluate, export_model
 from lggseg.splits import (
     NO_FOLD,
     check_no_leakage,
