@@ -25,7 +25,14 @@ from lggseg.bundle import PACKAGES, export_bundle, inference, metadata
 from lggseg.config import Config
 from lggseg.model_folder import write_card
 from lggseg.models import NETWORKS, build_network
-from lggseg.monai_workflow import DropSmallPartsd, MirrorSliceInferer, ToGridd, find_scans
+from lggseg.monai_workflow import (
+    DropSmallPartsd,
+    MirrorSliceInferer,
+    ToGridd,
+    WholeScansd,
+    find_scans,
+    whole_weights,
+)
 from lggseg.paths import DataError
 from lggseg.phantom import make_patient, plan_cohort
 from lggseg.predict import Segmenter, predict_nifti
@@ -283,3 +290,25 @@ def test_small_parts_are_dropped_from_the_whole_volume() -> None:
     assert found.dtype == mask.dtype and found.sum() == 32
     expected = drop_small_parts(mask[0].numpy() > 0, 0.1)
     assert np.array_equal(found[0].numpy() > 0, expected)
+
+
+def test_a_damaged_scan_or_weight_is_refused(bundle: Path, patients: Path, tmp_path: Path) -> None:
+    """nibabel and torch compare no checksum."""
+    scan = patients / "straight" / "flair.nii.gz"
+    weights = bundle / "models" / "model.pt"
+    check = WholeScansd(keys="image")
+    assert check({"image": [str(scan)]}) == {"image": [str(scan)]}
+    assert whole_weights(str(weights)) == str(weights)
+    for path, call in ((scan, lambda p: check({"image": [p]})), (weights, whole_weights)):
+        content = path.read_bytes()
+        damaged = bytearray(content)
+        damaged[len(content) // 2] ^= 1
+        for number, wrong in enumerate((bytes(damaged), content[:-9], b"")):
+            other = tmp_path / f"{number}{path.name}"
+            other.write_bytes(wrong)
+            if wrong or path == weights:  # an empty file is a whole gzip of nothing
+                with pytest.raises(ValueError, match=f"{other}: found a damaged file"):
+                    call(str(other))
+    config = inference(Config())
+    assert config["preprocessing"]["transforms"][0]["_target_"].endswith(".WholeScansd")
+    assert config["checkpoint"]["_target_"].endswith(".whole_weights")
