@@ -16,6 +16,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from lggseg import data
 from lggseg.data import DataError, read_volume
 from lggseg.formats import read_tiff
 from lggseg.tiff import BadTiff, read_pages
@@ -152,3 +153,24 @@ def test_colours_of_another_kind_are_named() -> None:
         body = written(MASK, photometric=photometric, **options)
         with pytest.raises(BadTiff, match=found):
             read_pages(body, 5, 1)
+
+
+def test_more_pages_than_the_limit_are_refused(tmp_path: Path) -> None:
+    file = BytesIO()
+    with tifffile.TiffWriter(file) as tiff:
+        for _ in range(7):
+            tiff.write(VOLUME[0], photometric="rgb", compression="zlib", metadata=None)
+    assert len(read_pages(file.getvalue(), 7, 3)) == 7
+    with pytest.raises(BadTiff, match="more than 6 slices"):
+        read_pages(file.getvalue(), 6, 3)
+
+
+def test_a_file_of_more_bytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "vol.tif"
+    with path.open("wb") as file:
+        file.truncate(data.MOST_TIFF_BYTES + 1)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"vol.tif: found more than 545259520 bytes"):
+        read_volume(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()

@@ -202,6 +202,12 @@ def _evaluate(options: argparse.Namespace) -> None:
         amend_card(options.model, {options.role if options.split else "evaluation": scores})
 
 
+def _check(options: argparse.Namespace) -> None:
+    from lggseg.check import check
+
+    print("\n".join(check(options.path)))
+
+
 def _push(options: argparse.Namespace) -> None:
     from lggseg.cloud.account import open_account
     from lggseg.cloud.images import push
@@ -331,6 +337,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(call=_evaluate)
 
+    text = "compare a model folder, a run folder or data with their checksums"
+    command = commands.add_parser("check", help=text)
+    command.add_argument("path", type=Path, help="a model folder, a run folder, or data")
+    command.set_defaults(call=_check)
+
     command = commands.add_parser("push", help="push the images to the AWS account's registry")
     command.set_defaults(call=_push)
 
@@ -352,6 +363,9 @@ def run(call: Callable[[], object]) -> int:
     try:
         call()
         return 0
+    except MemoryError as error:
+        code = 1
+        message = f"found too little memory ({error}); expected more. Give a smaller volume."
     except (ValueError, RuntimeError, OSError) as error:
         code, message = 1, str(error)
     except KeyboardInterrupt:

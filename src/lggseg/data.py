@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lggseg.checksums import file_checksum, values_checksum
 from lggseg.paths import (
     PATIENT,
     DataError,
@@ -41,7 +42,7 @@ from lggseg.threads import usable_cpus
 from lggseg.tiff import BadTiff, read_pages
 from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
-_CACHE_VERSION = 3
+_CACHE_VERSION = 5
 _CACHE_NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{24}")
 # Slices that wait for a thread at once.
 _BLOCK = 1024
@@ -313,11 +314,19 @@ def _is_whole(cache: Path) -> bool:
         found = _sizes(cache)
     except (OSError, ValueError):
         return False
+    if not isinstance(meta, dict) or meta.pop("checksum", None) != values_checksum(meta):
+        return False
     return bool(meta.get("version") == _CACHE_VERSION and meta.get("bytes") == found)
 
 
-def _sizes(cache: Path) -> dict[str, int]:
-    return {name: (cache / name).stat().st_size for name in ("pixels.npy", "slices.csv")}
+def _sizes(cache: Path) -> dict[str, int | str]:
+    """The size of the pixels, and the checksums of the rest: those of the pixels, which take a
+    second a gigabyte, ``lggseg check`` compares."""
+    pixels = cache / "pixels.npy"
+    with pixels.open("rb") as file:
+        header = hashlib.sha256(file.read(128)).hexdigest()
+    table = file_checksum(cache / "slices.csv")
+    return {"pixels.npy": pixels.stat().st_size, "header": header, "slices.csv": table}
 
 
 def _build_cache(cache: Path, files: dict[Path, list[Path]], progress: bool) -> None:
@@ -376,6 +385,7 @@ def _write_cache(folder: Path, slices: list[tuple[str, int, Path]], progress: bo
     table.to_csv(folder / "slices.csv", index=False)
     facts_of_all = {"bytes": _sizes(folder), "fingerprint": fingerprint.hexdigest()}
     meta = {"version": _CACHE_VERSION, **facts_of_all}
+    meta["checksum"] = values_checksum(meta)
     (folder / "meta.json").write_text(json.dumps(meta))
 
 

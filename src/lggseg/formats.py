@@ -20,6 +20,8 @@ JSON, NPY, PNG, TIFF = "application/json", "application/x-npy", "image/png", "im
 ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
 # What SageMaker lets through to a real-time endpoint and back.
 MAX_BYTES = 25_000_000
+# Of an npy file. A longer one is none of a plain array, and costs time to parse.
+LONGEST_HEADER = 1000
 _PAGE = SIZE * SIZE * 3
 _VOLUME = f"uint8 (slices, {SIZE}, {SIZE}, 3): pre-contrast, FLAIR, post-contrast"
 _MASK = f"uint8 (slices, {SIZE}, {SIZE}), 0 and 255"
@@ -83,8 +85,7 @@ def _npy_header(body: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }
-        # A longer header is none of a plain array, and costs time to parse.
-        shape, fortran, dtype = readers[version](file, max_header_size=1000)
+        shape, fortran, dtype = readers[version](file, max_header_size=LONGEST_HEADER)
         if not all(type(edge) is int for edge in shape):  # True is one of NumPy's integers
             raise ValueError(f"the shape {shape}")
         return shape, fortran, dtype, file.tell()

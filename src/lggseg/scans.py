@@ -21,7 +21,7 @@ from lggseg.formats import Refused
 from lggseg.signatures import is_gzip, kind_of
 
 MOST_SKIPPED = 2**24  # bytes of header extensions
-_MOST_AFTER = 2**20  # bytes after the voxels
+MOST_AFTER = 2**20  # bytes after the voxels
 _LONGEST = 540  # bytes of a header
 _LARGEST = 8  # bytes of a voxel
 _MGH_VOXELS = 284  # where the voxels of an MGH file begin
@@ -151,8 +151,8 @@ def _read_voxels(stream: BinaryIO, block: bytes, head: _Head, name: str) -> byte
     if len(raw) < count:
         raise _unreadable(name, f"{len(raw)} bytes of {count} of voxels: it was cut off")
     # To the end, where gzip compares its checksum.
-    if isinstance(stream, gzip.GzipFile) and len(stream.read(_MOST_AFTER + 1)) > _MOST_AFTER:
-        raise Refused(413, "more bytes after the voxels", f"up to {_MOST_AFTER}", _AGAIN, name)
+    if isinstance(stream, gzip.GzipFile) and len(stream.read(MOST_AFTER + 1)) > MOST_AFTER:
+        raise Refused(413, "more bytes after the voxels", f"up to {MOST_AFTER}", _AGAIN, name)
     return raw
 
 

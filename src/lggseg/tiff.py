@@ -18,10 +18,10 @@ import numpy as np
 from lggseg.signatures import kind_of
 from lggseg.volume import SIZE
 
-_MOST_TAGS = 100  # in a page
+MOST_TAGS = 100  # in a page
 _MOST_VALUES = 16  # of a tag that tells how a page is stored
-_MOST_CHUNKS = 3 * SIZE  # a strip for each row of each plane, or tiles of 16 × 16 pixels
-_LARGEST_TILE = 2 * SIZE  # pixels along an edge
+MOST_CHUNKS = 3 * SIZE  # a strip for each row of each plane, or tiles of 16 × 16 pixels
+LARGEST_TILE = 2 * SIZE  # pixels along an edge
 # Byte order, then the letters and the length of an entry of each kind of TIFF: magic number and
 # place of the first page, number of tags, head of a tag, value of a tag.
 _KINDS = {
@@ -132,7 +132,7 @@ def _directories(body: bytes, most: int) -> list[_Page]:
         if len(pages) == most:
             raise BadTiff(413, f"more than {most} slices")
         (tags,) = struct.unpack_from(order + count, body, offset)
-        if not 0 < tags <= _MOST_TAGS:
+        if not 0 < tags <= MOST_TAGS:
             raise _broken(f"{tags} tags in page {len(pages)}")
         first = offset + struct.calcsize(f"={count}")
         length = struct.calcsize(f"={head}") + size
@@ -148,7 +148,7 @@ def _directories(body: bytes, most: int) -> list[_Page]:
 
 def _read_tag(body: bytes, page: _Page, head: str, size: int, entry: int) -> None:
     code, kind, count = struct.unpack_from(page.order + head, body, entry)
-    most = _MOST_VALUES if code in _LAYOUT else _MOST_CHUNKS
+    most = _MOST_VALUES if code in _LAYOUT else MOST_CHUNKS
     if code not in _LAYOUT and code not in (*_STRIPS, *_TILES):
         return
     if kind not in _NUMBERS or not count or (code in _LAYOUT and count > most):
@@ -188,7 +188,7 @@ def _problem(page: _Page, samples: int) -> str:
         return _COLOURS.get(colours, f"photometric interpretation {colours}")
     if page.one(_ORDER) != 1 or page.one(_PLANAR) not in (1, 2):
         return "another order of bits or planes"
-    if not all(0 < edge <= _LARGEST_TILE for edge in tile):
+    if not all(0 < edge <= LARGEST_TILE for edge in tile):
         return f"tiles of {tile[0]} × {tile[1]} pixels"
     return ""
 
@@ -205,7 +205,7 @@ def _chunks(body: bytes, page: _Page) -> list[tuple[int, int]]:
 
 
 def _numbers(body: bytes, order: str, letter: str, count: int, place: int) -> tuple[int, ...]:
-    if count > _MOST_CHUNKS:
+    if count > MOST_CHUNKS:
         raise _broken(f"{count} strips in a page")
     return struct.unpack_from(f"{order}{count}{letter}", body, place)
 

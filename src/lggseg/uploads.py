@@ -23,7 +23,7 @@ from lggseg.scans import open_scan
 from lggseg.volume import CHANNELS, FLAIR
 
 MOST_VOXELS = 2**25  # of a NIfTI file: 320 × 320 × 327, or 512 × 512 × 128
-_LONGEST_LIST = 200_000  # bytes of the line of JSON
+LONGEST_LIST = 200_000  # bytes of the line of JSON
 _NUMBER = re.compile(r"(?P<patient>.*)_(?P<number>\d{1,6})$")
 _TIFF = re.compile(r"\.tiff?$", re.IGNORECASE)
 _MASK = re.compile(r"_mask$", re.IGNORECASE)
@@ -66,7 +66,7 @@ def read_study(body: bytes, most: int) -> Study:
 
 def split_body(body: bytes) -> list[File]:
     """The files of a body. Raises ``Refused``."""
-    line = body[:_LONGEST_LIST].partition(b"\n")[0]
+    line = body[:LONGEST_LIST].partition(b"\n")[0]
     start = len(line) + 1
     try:
         entries = [
