@@ -179,7 +179,8 @@ def _view(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from lggseg.data import load_cohort
-    from lggseg.predict import Segmenter, amend_card, evaluate
+    from lggseg.model_folder import amend_card
+    from lggseg.predict import Segmenter, evaluate
     from lggseg.splits import patients_of, read_split, split_fingerprint
 
     cohort, segmenter = load_cohort(options.data), Segmenter.load(options.model)
@@ -199,6 +200,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     scores = _write_summary(cohort, table, options.out)
     if options.record:
         amend_card(options.model, {options.role if options.split else "evaluation": scores})
+
+
+def _check(options: argparse.Namespace) -> None:
+    from lggseg.check import check
+
+    print("\n".join(check(options.path)))
 
 
 def _push(options: argparse.Namespace) -> None:
@@ -331,6 +338,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(call=_evaluate)
 
+    text = "compare a model folder, a run folder or data with their checksums"
+    command = commands.add_parser("check", help=text)
+    command.add_argument("path", type=Path, help="a model folder, a run folder, or data")
+    command.set_defaults(call=_check)
+
     command = commands.add_parser("push", help="push the images to the AWS account's registry")
     command.set_defaults(call=_push)
 
@@ -352,6 +364,9 @@ def run(call: Callable[[], object]) -> int:
     try:
         call()
         return 0
+    except MemoryError as error:
+        code = 1
+        message = f"found too little memory ({error}); expected more. Give a smaller volume."
     except (ValueError, RuntimeError, OSError) as error:
         code, message = 1, str(error)
     except KeyboardInterrupt:

@@ -29,6 +29,9 @@ def _knob(
     return field(default=default, metadata={"help": help, **limits})
 
 
+_TYPES = {"bool": (bool,), "int": (int,), "float": (float, int), "str": (str,)}
+
+
 @dataclass(frozen=True)
 class Config:
     """What a run trains and how. Raises ``ValueError`` that names the knob when a value is off.
@@ -76,6 +79,8 @@ class Config:
         for knob in fields(self):
             value, choices = getattr(self, knob.name), knob.metadata["choices"]
             low, high = knob.metadata["low"], knob.metadata["high"]
+            if type(value) not in _TYPES[str(knob.type)]:
+                raise ValueError(f"{knob.name}={value!r}: expected a value of type {knob.type}")
             if choices and value not in choices:
                 raise ValueError(f"{knob.name}={value!r}: expected one of {choices}")
             if not isinstance(value, str) and not low <= value <= high:

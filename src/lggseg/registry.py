@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lggseg import tracking
+from lggseg.model_folder import FILES
 from lggseg.paths import DataError, runs_root, working_folder, write_json, writing
-from lggseg.predict import FILES, Segmenter
+from lggseg.predict import Segmenter
 
 LATEST = "latest"
 

@@ -29,13 +29,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lggseg import distributed, threads, tracking
+from lggseg.checksums import check_checkpoint
 from lggseg.config import Config
 from lggseg.data import Cohort, DataError
 from lggseg.datamodule import CohortDataModule
+from lggseg.model_folder import amend_card, write_card
 from lggseg.models import build_network
 from lggseg.module import SegmentationModule
 from lggseg.paths import lock_run, new_folder, replace_file, write_table, writing
-from lggseg.predict import Segmenter, amend_card, evaluate, export_model, write_card
+from lggseg.predict import Segmenter, evaluate, export_model
 from lggseg.progress import progress_bar
 from lggseg.splits import (
     NO_FOLD,
@@ -210,7 +212,11 @@ def _open_run(
         action = "Go on with it by --resume, choose another --run, or delete the folder."
         raise DataError(run, "an earlier run", "a new folder", action)
     if stored.exists():
-        return _same_run(stored, config, split), last if last.exists() else None
+        config = _same_run(stored, config, split)
+        if not last.exists():
+            return config, None
+        check_checkpoint(last)
+        return config, last
     if config.precision == "auto":
         config = replace(config, precision=choose_precision(config))
     new_folder(last.parent)
