@@ -18,7 +18,8 @@ import tifffile
 from lggseg.data import read_volume
 from lggseg.formats import Refused, mask_tiff
 from lggseg.nifti import read_nifti
-from lggseg.paths import DataError, patient_folders
+from lggseg.paths import DataError
+from lggseg.tree import patient_folders
 from lggseg.uploads import MOST_VOXELS, Study, read_study
 
 MOST = 30

@@ -34,10 +34,10 @@ from lggseg.data import read_volume
 from lggseg.formats import TIFF
 from lggseg.metrics import dice_from_counts
 from lggseg.nifti import read_nifti
-from lggseg.paths import patient_folders
 from lggseg.phantom import make_cohort
 from lggseg.predict import Prediction, Segmenter
 from lggseg.serve import Limits
+from lggseg.tree import patient_folders
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CHROMIUM = shutil.which("chromium")

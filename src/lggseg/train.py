@@ -39,7 +39,7 @@ from lggseg.data import Cohort, DataError
 from lggseg.datamodule import CohortDataModule
 from lggseg.models import build_network
 from lggseg.module import SegmentationModule
-from lggseg.paths import lock_run, new_folder, replace_file, write_table, writing
+from lggseg.paths import lock_run, new_folder, read_table, replace_file, write_table, writing
 from lggseg.predict import Segmenter, amend_card, evaluate, export_model, write_card
 from lggseg.splits import (
     NO_FOLD,
@@ -194,7 +194,7 @@ def score_folds(
     options: dict[str, Any] = {"resume": resume, "progress": progress}
     for fold in folds_of(split) if folds is None else folds:
         folder = train(replace(config, fold=fold), cohort, split, run / f"fold-{fold}", **options)
-        tables.append(pd.read_csv(folder / "patients.csv").assign(fold=fold))
+        tables.append(read_table(folder / "patients.csv").assign(fold=fold))
         # What the first fold measured holds for all.
         config = replace(config, precision=Config.load(folder / "config.json").precision)
     table = pd.concat(tables, ignore_index=True)
