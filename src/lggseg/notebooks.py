@@ -24,6 +24,10 @@ def run_notebooks(folder: Path, out: Path, parameters: dict[str, str]) -> list[P
     notebooks = sorted(folder.glob("[0-9]*.ipynb"))
     if not notebooks:
         raise RuntimeError(f"{folder}: found no notebook; run this in the project's folder")
+    if out.resolve() == folder.resolve():
+        raise RuntimeError(
+            f"{out}: found the notebooks themselves; choose another folder for --out"
+        )
     new_folder(out)
     _quiet_kernels()
     seconds = {}

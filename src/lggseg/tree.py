@@ -162,7 +162,9 @@ def survey(root: Path) -> Survey:
     for depth, folder, names in _folders(root, left_out):
         files = frozenset(name for name in names if _parse(folder, name)[0] is not None)
         is_one = any(slice_number(folder, name) is not None for name in files)
-        strange = [n for n in names if _IMAGE.search(n) and not (is_one and n in files)]
+        strange = [name for name in names if _IMAGE.search(name) and not (folder / name).is_dir()]
+        if is_one:
+            strange = [name for name in strange if name not in files]
         if strange:
             left_out.append(_strange(folder, strange, is_one))
         if is_one and usable_name(folder.name):

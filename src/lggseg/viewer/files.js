@@ -21,9 +21,10 @@ async function filesOf(entry) {
   return (await Promise.all(found.map(filesOf))).flat();
 }
 
-// What can be sent: images alone, such as data.csv left out, unless nothing else is there.
+// What can be sent: images alone, such as data.csv and hidden files left out, unless nothing else
+// is there.
 export function known(files) {
-  const images = files.filter(({ name }) => KNOWN.test(name));
+  const images = files.filter(({ name }) => KNOWN.test(name) && name[0] !== ".");
   return images.length ? images : files;
 }
 
