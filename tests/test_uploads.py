@@ -77,6 +77,12 @@ def test_a_patients_slices_are_what_read_volume_reads(folder: Path, slices: File
     assert read(without_masks(slices)).truth is None
 
 
+def test_hidden_files_are_ignored(folder: Path, slices: Files) -> None:
+    twins = {f"._{name}": b"\0\5\26\7" for name in slices} | {".DS_Store": b"\0"}
+    study = read({**twins, **slices})
+    assert study.name == folder.name and len(study.volume) == len(read(slices).volume)
+
+
 def test_slices_may_begin_anywhere(folder: Path, slices: Files) -> None:
     some = {name: content for name, content in slices.items() if "_1" not in name[-12:]}
     assert 0 < len(some) < len(slices)

@@ -510,7 +510,8 @@ def test_slices_and_masks_are_dropped(
 ) -> None:
     page, folder = opened(), patient_folders(cohort)[1]
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    drop(page, {**files, "notes.txt": b"left out"})
+    twins = {f"._{name}": b"\0\5\26\7" for name in files}
+    drop(page, {**twins, **files, "notes.txt": b"left out"})
     page.wait_for_url("**#sent-*")
     wait(page)
     _, truth, prediction = expected[folder.name]
