@@ -227,13 +227,18 @@ def test_what_is_sent_is_refused_in_a_sentence(client: TestClient) -> None:
     assert client.get("/api/patients").status_code == 200
 
 
-def test_a_broken_patient_is_named(tmp_path: Path, tree: Path) -> None:
-    folder = patient_folders(tree)[0]
-    (folder / f"{folder.name}_2_mask.tif").unlink()
+def test_a_patient_with_incomplete_masks_is_shown_without_and_a_broken_one_is_named(
+    tree: Path,
+) -> None:
+    first, second, _ = patient_folders(tree)
+    (first / f"{first.name}_2_mask.tif").unlink()
+    (second / f"{second.name}_2.tif").write_bytes(b"")
     client = TestClient(view.build_app(MODEL, tree, "127.0.0.1"), base_url="http://localhost")
-    answer = client.get(f"/api/cases/{folder.name}")
+    answer = client.get(f"/api/cases/{first.name}")
+    assert answer.status_code == 200 and answer.json()["truth"] is None
+    answer = client.get(f"/api/cases/{second.name}")
     assert answer.status_code == 422
-    assert f"{folder.name}_2_mask.tif: found no such file" in answer.json()["error"]
+    assert f"{second.name}_2.tif: found an empty file" in answer.json()["error"]
 
 
 def test_only_this_machines_names_are_answered(client: TestClient, cohort: Path) -> None:

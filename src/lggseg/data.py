@@ -296,7 +296,7 @@ def _build_cache(cache: Path, patients: Mapping[Path, Files], progress: bool) ->
     slices = [(folder.name, number, *pair) for folder, files in patients.items()
               for number, pair in enumerate(files.pairs, start=1)]  # fmt: skip
     with writing(cache.parent, _ELSEWHERE):
-        new_folder(cache.parent, mode=0o700)
+        new_folder(cache.parent, 0o700, _ELSEWHERE)
         _check_room(cache.parent, len(slices) * SIZE * SIZE * 4)
         with working_folder(cache.parent, _BUILDING) as beside:
             built = beside / cache.name

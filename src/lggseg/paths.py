@@ -61,12 +61,11 @@ def _escape(letter: str) -> str:
 # What the system answers where a disk is full or may not be written to.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
+_ELSEWHERE = "Free some space, or choose another folder."
 
 
 @contextmanager
-def writing(
-    path: Path, action: str = "Free some space, or choose another folder."
-) -> Iterator[None]:
+def writing(path: Path, action: str = _ELSEWHERE) -> Iterator[None]:
     """What is written inside is ``path`` to the user: a full or a read-only disk raises
     ``DataError`` that names it and asks for ``action``."""
     try:
@@ -81,17 +80,16 @@ def writing(
         raise DataError(path, found, expected, action) from error
 
 
-def new_folder(path: Path, mode: int = 0o777) -> None:
+def new_folder(path: Path, mode: int = 0o777, action: str = _ELSEWHERE) -> None:
     """Make a folder of this mode, and those above it, where they are missing. Raises
-    ``DataError``."""
-    with writing(path):
+    ``DataError`` that asks for ``action``."""
+    with writing(path, action):
         try:
             path.mkdir(mode, parents=True, exist_ok=True)
         except OSError as error:
             if error.errno not in _NO_FOLDER:
                 raise
             blocking = next(place for place in (path, *path.parents) if os.path.lexists(place))
-            action = "Choose another folder."
             raise DataError(blocking, "a file", "a folder, or nothing yet", action) from error
 
 
