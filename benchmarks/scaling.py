@@ -36,8 +36,9 @@ from scipy.stats import linregress
 
 from lggseg.cloud.cost import Plan, estimate_cost, prices
 from lggseg.data import SIZE, Cohort, load_cohort, read_volume
-from lggseg.paths import patient_folders, project_root, write_json
+from lggseg.paths import project_root, write_json
 from lggseg.phantom import make_cohort
+from lggseg.tree import patient_folders
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CORES = os.cpu_count() or 1

@@ -18,7 +18,7 @@ import pandas as pd
 
 from lggseg.data import Cohort, load_cohort
 from lggseg.explore import groupings
-from lggseg.paths import DataError, write_json
+from lggseg.paths import DataError, read_table, write_json
 from lggseg.stats import summarise
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -48,7 +48,7 @@ def main() -> None:
     cohort = load_cohort(parser.parse_args().data)
     rows: list[dict[str, Any]] = []
     for name in ("cross_validation", "test"):
-        rows += group_rows(name, pd.read_csv(RESULTS / f"{name}.csv"), cohort)
+        rows += group_rows(name, read_table(RESULTS / f"{name}.csv"), cohort)
     facts = {"cohort": cohort.label, "data_fingerprint": cohort.fingerprint}
     write_json({**facts, "groups": rows}, RESULTS / "groups.json")
 

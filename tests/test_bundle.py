@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,10 @@ def assert_same_masks(model: Path, patients: Path, masks: Path, out: Path) -> No
     for scan in find_scans(str(patients)):
         pre, flair, post = scan["image"]
         sequences = {"pre": pre} | ({"post": post} if post != flair else {})
-        predict_nifti(segmenter, flair, out, **sequences)
-        expected = nib.load(out / "flair_mask.nii.gz")
-        found = nib.load(masks / f"{Path(flair).parent.name}_mask.nii.gz")
+        patient = Path(flair).parent.name
+        predict_nifti(segmenter, flair, out / patient, **sequences)
+        expected = nib.load(out / patient / "flair_mask.nii.gz")
+        found = nib.load(masks / f"{patient}_mask.nii.gz")
         np.testing.assert_allclose(found.affine, expected.affine, atol=1e-5)
         assert found.get_data_dtype() == np.uint8 and found.shape == nib.load(flair).shape
         one, other = (np.asarray(image.dataobj) for image in (found, expected))
@@ -257,11 +259,29 @@ def test_what_is_no_model_folder_leaves_no_bundle(tmp_path: Path) -> None:
 
 
 def test_flair_stands_in_for_scans_that_are_missing(tmp_path: Path) -> None:
-    for name in ("anna/flair.nii", "anna/post.nii.gz", "bert/notes.txt", "bert/pre.nii.gz"):
+    names = ("anna/flair.nii", "anna/post.nii.gz", "bert/notes.txt", "bert/pre.nii.gz")
+    for name in (*names, "anna/._flair.nii.gz", ".hidden/flair.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     flair, post = (str(tmp_path / "anna" / name) for name in ("flair.nii", "post.nii.gz"))
     assert find_scans(str(tmp_path)) == [{"image": [flair, flair, post]}]
+
+
+def test_scans_of_any_case_are_found_beside_a_folder_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("anna/FLAIR.NII.GZ", "lost+found/flair.nii.gz"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    listing = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return listing(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert find_scans(str(tmp_path)) == [{"image": [str(tmp_path / "anna" / "FLAIR.NII.GZ")] * 3}]
 
 
 def test_a_folder_without_patients_is_refused(tmp_path: Path) -> None:

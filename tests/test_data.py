@@ -14,7 +14,8 @@ from PIL import Image
 
 from lggseg import data, paths
 from lggseg.data import DataError, load_cohort, read_volume
-from lggseg.paths import cache_root, patient_folders
+from lggseg.paths import cache_root
+from lggseg.tree import patient_folders
 
 
 def first(tree: Path, number: int = 1, mask: bool = False) -> Path:
@@ -83,7 +84,6 @@ def test_more_slices_than_wait_at_once_keep_their_order(
 def test_second_start_reads_the_cache_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load_cohort(tree, progress=False)
     monkeypatch.setattr(data, "_read_tiff", lambda path: pytest.fail("read a slice again"))
-    monkeypatch.setattr(data, "_slice_files", lambda path: pytest.fail("checked names again"))
     after = load_cohort(tree, progress=False)
     assert np.array_equal(before.images, after.images)
     assert before.fingerprint == after.fingerprint
@@ -183,6 +183,45 @@ def test_a_full_disk_says_how_to_move_the_cache(
     usage = shutil.disk_usage(tree)._replace(free=1000)
     monkeypatch.setattr(data.shutil, "disk_usage", lambda path: usage)
     assert "LGGSEG_CACHE" in load_error(tree)
+
+
+def test_the_cache_is_this_users_alone(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LGGSEG_CACHE", str(tmp_path / "cache"))
+    before = os.umask(0)
+    try:
+        load_cohort(tree, progress=False)
+    finally:
+        os.umask(before)
+    [cache] = cache_root().iterdir()
+    modes = {path: path.stat().st_mode & 0o777 for path in (cache_root(), cache, *cache.iterdir())}
+    assert all(mode == (0o700 if path.is_dir() else 0o600) for path, mode in modes.items())
+    assert len(modes) == 5
+
+
+@pytest.mark.parametrize("how", ["others may write", "another user's", "a link"])
+def test_a_cache_that_others_can_have_written_is_made_again(
+    how: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LGGSEG_CACHE", str(tmp_path / "cache"))
+    before = load_cohort(tree, progress=False)
+    images, masks = np.array(before.images), np.array(before.masks)
+    [cache] = cache_root().iterdir()
+    with (cache / "pixels.npy").open("r+b") as file:
+        file.seek(-(10**6), os.SEEK_END)
+        file.write(b"\7" * 10**6)
+    if how == "others may write":
+        cache.chmod(0o777)
+    elif how == "a link":
+        cache.rename(tmp_path / "elsewhere")
+        cache.symlink_to(tmp_path / "elsewhere")
+    elif os.getuid():
+        pytest.skip("only root gives a folder to another user")
+    else:
+        os.chown(cache, 12345, 12345)
+    after = load_cohort(tree, progress=False)
+    assert np.array_equal(after.images, images) and np.array_equal(after.masks, masks)
 
 
 def test_missing_mask(tree: Path) -> None:

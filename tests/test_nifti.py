@@ -302,7 +302,7 @@ def test_the_command(
     options = ["--pre", str(folder / "t1.nii.gz"), "--post", str(folder / "t1ce.nii.gz")]
     arguments = ["predict", str(MODEL), str(folder / "flair.nii.gz"), str(tmp_path)]
     assert cli.main([*arguments, *options]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == [
         "flair_mask.nii.gz",
         "predictions.csv",
     ]

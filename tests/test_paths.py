@@ -1,58 +1,15 @@
 from __future__ import annotations
 
+import csv
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lggseg import paths
-from lggseg.data import DataError, load_cohort
-
-
-def test_tree_is_found_one_and_two_levels_up(tree: Path) -> None:
-    assert paths.find_tree(tree) == tree
-    assert paths.find_tree(tree.parent) == tree
-    assert paths.find_tree(tree.parent.parent / tree.parent.name) == tree
-
-
-def test_of_two_copies_the_shallowest_is_taken(tree: Path) -> None:
-    shutil.copytree(tree, tree.parent / "a-nested" / "kaggle_3m")
-    assert paths.find_tree(tree.parent) == tree
-
-
-def test_tree_is_found_from_a_patients_folder(tree: Path) -> None:
-    patient = paths.patient_folders(tree)[0]
-    assert paths.find_tree(patient) == tree
-    assert len(load_cohort(patient, progress=False).patients) == 3
-
-
-@pytest.mark.parametrize("make", [True, False])
-def test_empty_or_absent_root_says_what_to_do(tmp_path: Path, make: bool) -> None:
-    root = tmp_path / "nothing"
-    if make:
-        root.mkdir()
-    found = "no patient's folder" if make else "no such folder"
-    with pytest.raises(DataError, match=rf"nothing: found {found}.*expected.*make data"):
-        paths.find_tree(root)
-
-
-def test_the_archive_itself_is_to_be_unpacked(tmp_path: Path) -> None:
-    archive = tmp_path / "archive.zip"
-    archive.touch()
-    with pytest.raises(DataError, match=r"archive.zip: found a file; .*Unpack"):
-        paths.find_tree(archive)
-
-
-def test_what_lies_in_a_folder_is_counted_by_ending(tmp_path: Path) -> None:
-    (tmp_path / "anna").mkdir()
-    for name in ("anna/t1.nii.gz", "anna/flair.nii.gz", "IM0001", ".hidden.tif", "A.1.dcm"):
-        (tmp_path / name).touch()
-    assert paths.contents(tmp_path) == (
-        "no patient's folder, but 2 files .nii.gz, 1 file .dcm, 1 file without an ending"
-    )
 
 
 def test_replace_file_leaves_nothing_half_written(tmp_path: Path) -> None:
@@ -127,3 +84,52 @@ def test_fresh_folder_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     assert other is not None and run.exists()
     other.release()
     assert not paths.fresh_folder(run).exists()
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "masks").touch()
+    for folder in (tmp_path / "masks", tmp_path / "masks" / "below"):
+        with pytest.raises(paths.DataError, match=r"masks: found a file; expected a folder"):
+            paths.new_folder(folder)
+
+
+def test_a_name_that_is_too_long_says_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        paths.DataError, match=r"found no way to write it .* expected a shorter name"
+    ):
+        paths.replace_file(tmp_path / ("x" * 256), lambda part: part.touch())
+    paths.replace_file(tmp_path / ("x" * 255), lambda part: part.touch())
+
+
+def test_a_message_is_printable_whatever_a_name_holds() -> None:
+    error = paths.DataError("a\nb\x1b[2J\udce9é", "c\rd", "e", "f.")
+    assert str(error) == "a\\nb\\x1b[2J\\xe9é: found c\\rd; expected e. f."
+
+
+TEXTS = ["NA", "null", "nan", "None", "", "001", "1e5", "True", "-1", "=1+1", "+a", "-a", "@a"]
+TEXTS += ["'=a", "''@a", "'a", 'a"b', "a,b", " a ", "a;=b", "＝a", "é", "#a", "-", "−a"]
+
+
+def test_every_text_survives_a_table(tmp_path: Path) -> None:
+    table = pd.DataFrame({"patient": TEXTS, "dice": [-0.5] * len(TEXTS)})
+    paths.write_table(table, tmp_path / "table.csv")
+    again = paths.read_table(tmp_path / "table.csv")
+    assert again["patient"].tolist() == TEXTS and again["dice"].tolist() == table["dice"].tolist()
+
+
+def test_a_spreadsheet_finds_no_formula_in_a_table(tmp_path: Path) -> None:
+    paths.write_table(pd.DataFrame({"patient": TEXTS, "fold": -1}), tmp_path / "table.csv")
+    for separator in ",;":
+        with (tmp_path / "table.csv").open(newline="") as file:
+            cells = [cell for row in csv.reader(file, delimiter=separator) for cell in row]
+        found = [cell for cell in cells if cell[:1] in tuple("=+-@\t\r＝") and cell[:1]]
+        assert {cell.split(",")[0] for cell in found} <= {"-1", "-"}, separator
+
+
+def test_an_empty_cell_of_another_column_stays_missing(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("Patient,grade\nNA,NA\nb,2\n")
+    table = paths.read_table(tmp_path / "table.csv")
+    assert table["Patient"].tolist() == ["NA", "b"] and table["grade"].isna().tolist() == [
+        True,
+        False,
+    ]

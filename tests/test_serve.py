@@ -27,9 +27,9 @@ from PIL import Image
 from lggseg.client import PART, http_sender, segment
 from lggseg.data import read_volume
 from lggseg.formats import ATTRIBUTES_HEADER, JSON, MAX_BYTES, NPY, PNG, TIFF, npy_bytes, read_tiff
-from lggseg.paths import patient_folders
 from lggseg.predict import Prediction, Segmenter
 from lggseg.server import check_free
+from lggseg.tree import patient_folders
 from lggseg.volume import channel_statistics
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"

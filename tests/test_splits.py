@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lggseg import splits
 from lggseg.data import Cohort, DataError, load_cohort
+from lggseg.paths import table_bytes
 
 
 def made_up(patients: int, seed: int = 0) -> SimpleNamespace:
@@ -84,12 +85,30 @@ def test_bad_split_files(cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found the columns"):
         splits.read_split(path)
     split = splits.make_split(cohort)
-    splits.write_split(split.iloc[1:], path)
+    path.write_bytes(table_bytes(split.iloc[1:]))
     with pytest.raises(DataError, match="TCGA_CS_T000_20000101 missing"):
         splits.read_split(path, cohort)
-    splits.write_split(pd.concat([split, split.iloc[:1]]), path)
+    path.write_bytes(table_bytes(pd.concat([split, split.iloc[:1]])))
     with pytest.raises(DataError, match="TCGA_CS_T000_20000101 twice"):
         splits.read_split(path, cohort)
+
+
+def test_a_split_is_replaced_only_by_a_split_and_another_one_only_when_asked(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    path, split = tmp_path / "split.csv", splits.make_split(cohort)
+    splits.write_split(split, path, overwrite=False)
+    splits.write_split(split, path, overwrite=False)
+    other = splits.make_split(cohort, seed=1)
+    with pytest.raises(DataError, match=r"split.csv: found another split; .*--overwrite"):
+        splits.write_split(other, path, overwrite=False)
+    assert splits.read_split(path).equals(split)
+    splits.write_split(other, path)
+    assert splits.read_split(path).equals(other)
+    path.write_text("Patient,gender\n")
+    with pytest.raises(DataError, match=r"found a file that is no split; expected none"):
+        splits.write_split(split, path)
+    assert path.read_text() == "Patient,gender\n"
 
 
 def test_unknown_role_and_fold() -> None:

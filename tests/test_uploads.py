@@ -18,7 +18,8 @@ import tifffile
 from lggseg.data import read_volume
 from lggseg.formats import Refused, mask_tiff
 from lggseg.nifti import read_nifti
-from lggseg.paths import DataError, patient_folders
+from lggseg.paths import DataError
+from lggseg.tree import patient_folders
 from lggseg.uploads import MOST_VOXELS, Study, read_study
 
 MOST = 30
@@ -74,6 +75,12 @@ def test_a_patients_slices_are_what_read_volume_reads(folder: Path, slices: File
     assert np.array_equal(study.volume, volume)
     assert truth is not None and np.array_equal(study.truth, truth)
     assert read(without_masks(slices)).truth is None
+
+
+def test_hidden_files_are_ignored(folder: Path, slices: Files) -> None:
+    twins = {f"._{name}": b"\0\5\26\7" for name in slices} | {".DS_Store": b"\0"}
+    study = read({**twins, **slices})
+    assert study.name == folder.name and len(study.volume) == len(read(slices).volume)
 
 
 def test_slices_may_begin_anywhere(folder: Path, slices: Files) -> None:

@@ -34,10 +34,10 @@ from lggseg.data import read_volume
 from lggseg.formats import TIFF
 from lggseg.metrics import dice_from_counts
 from lggseg.nifti import read_nifti
-from lggseg.paths import patient_folders
 from lggseg.phantom import make_cohort
 from lggseg.predict import Prediction, Segmenter
 from lggseg.server import Limits
+from lggseg.tree import patient_folders
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CHROMIUM = shutil.which("chromium")
@@ -227,13 +227,18 @@ def test_what_is_sent_is_refused_in_a_sentence(client: TestClient) -> None:
     assert client.get("/api/patients").status_code == 200
 
 
-def test_a_broken_patient_is_named(tmp_path: Path, tree: Path) -> None:
-    folder = patient_folders(tree)[0]
-    (folder / f"{folder.name}_2_mask.tif").unlink()
+def test_a_patient_with_incomplete_masks_is_shown_without_and_a_broken_one_is_named(
+    tree: Path,
+) -> None:
+    first, second, _ = patient_folders(tree)
+    (first / f"{first.name}_2_mask.tif").unlink()
+    (second / f"{second.name}_2.tif").write_bytes(b"")
     client = TestClient(view.build_app(MODEL, tree, "127.0.0.1"), base_url="http://localhost")
-    answer = client.get(f"/api/cases/{folder.name}")
+    answer = client.get(f"/api/cases/{first.name}")
+    assert answer.status_code == 200 and answer.json()["truth"] is None
+    answer = client.get(f"/api/cases/{second.name}")
     assert answer.status_code == 422
-    assert f"{folder.name}_2_mask.tif: found no such file" in answer.json()["error"]
+    assert f"{second.name}_2.tif: found an empty file" in answer.json()["error"]
 
 
 def test_only_this_machines_names_are_answered(client: TestClient, cohort: Path) -> None:
@@ -510,7 +515,8 @@ def test_slices_and_masks_are_dropped(
 ) -> None:
     page, folder = opened(), patient_folders(cohort)[1]
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    drop(page, {**files, "notes.txt": b"left out"})
+    twins = {f"._{name}": b"\0\5\26\7" for name in files}
+    drop(page, {**twins, **files, "notes.txt": b"left out"})
     page.wait_for_url("**#sent-*")
     wait(page)
     _, truth, prediction = expected[folder.name]

@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from lggseg import config as configuration
-from lggseg.paths import write_json, write_table
+from lggseg.paths import LeftOut, json_bytes, table_bytes, write_json, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +44,7 @@ def _split(options: argparse.Namespace) -> None:
     cohort = load_cohort(options.data)
     split = make_split(cohort, seed=options.seed)
     check_no_leakage(cohort, slice_sides(cohort, split))
-    write_split(split, options.out)
+    write_split(split, options.out, overwrite=options.overwrite)
     print(f"{split['role'].value_counts().to_dict()} patients in {options.out}")
 
 
@@ -73,7 +75,9 @@ def _crossvalidate(options: argparse.Namespace) -> None:
     cohort, split = _cohort_and_split(options)
     config = configuration.from_options(options)
     table = crossvalidate(config, cohort, split, options.run, resume=options.resume)
-    _write_summary(cohort, table.drop(columns="fold"), options.run)
+    scores = _summary(cohort, table.drop(columns="fold"))
+    write_json(scores, options.run / "summary.json")
+    _print_dice(scores, options.run)
     print(f"the model of all but the test patients is {options.run / 'final' / 'model'}")
 
 
@@ -121,15 +125,16 @@ def _cohort_and_split(options: argparse.Namespace) -> tuple[Cohort, pd.DataFrame
     return cohort, read_split(options.split) if options.split else make_split(cohort, seed=0)
 
 
-def _write_summary(cohort: Cohort, table: pd.DataFrame, out: Path) -> dict[str, dict[str, float]]:
-    """Write ``summary.json`` of metrics per patient, print its Dice, return it."""
+def _summary(cohort: Cohort, table: pd.DataFrame) -> dict[str, Any]:
+    """Metrics per patient with their intervals, after what they were measured on."""
     from lggseg.stats import summarise
 
     facts = {"simulated": cohort.simulated, "data_fingerprint": cohort.fingerprint}
-    scores = summarise(table)
-    write_json({**facts, **scores}, out / "summary.json")
+    return {**facts, **summarise(table)}
+
+
+def _print_dice(scores: dict[str, Any], out: Path) -> None:
     print(f"Dice per patient: {_interval(scores['dice'])}; patients.csv, summary.json in {out}")
-    return scores
 
 
 def _interval(summary: dict[str, float]) -> str:
@@ -144,14 +149,17 @@ def _predict(options: argparse.Namespace) -> None:
     from lggseg.predict import Segmenter, predict_folder, predict_nifti
 
     segmenter, out = Segmenter.load(options.model, options.engine), options.out
-    if not (options.pre or options.post or is_nifti(options.data)):
-        table = predict_folder(segmenter, options.data, out, pictures=options.pictures)
+    again = {"overwrite": options.overwrite}
+    scan = is_nifti(options.data) and not options.data.is_dir()
+    if not (options.pre or options.post or scan):
+        table = predict_folder(segmenter, options.data, out, pictures=options.pictures, **again)
         masks = "1 mask" if len(table) == 1 else f"{len(table)} masks"
         print(f"{masks} and predictions.csv in {out}")
         if options.pictures:
             print("\n".join(f"picture: {out / name}.png" for name in table["patient"]))
         return
-    table = predict_nifti(segmenter, options.data, out, pre=options.pre, post=options.post)
+    sequences = {"pre": options.pre, "post": options.post}
+    table = predict_nifti(segmenter, options.data, out, **sequences, **again)
     row = table.iloc[0]
     if row["missing"]:
         print(f"without {row['missing']}: FLAIR stands in")
@@ -180,9 +188,12 @@ def _view(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from lggseg.data import load_cohort
     from lggseg.model_folder import amend_card
+    from lggseg.outputs import Outputs
     from lggseg.predict import Segmenter, evaluate
     from lggseg.splits import patients_of, read_split, split_fingerprint
 
+    outputs = Outputs(options.out, overwrite=options.overwrite)
+    outputs.check(["patients.csv", "summary.json"])
     cohort, segmenter = load_cohort(options.data), Segmenter.load(options.model)
     patients = list(cohort.patients.index)
     if options.split:
@@ -196,10 +207,12 @@ def _evaluate(options: argparse.Namespace) -> None:
         if not patients:
             raise ValueError(f"{options.model}: found no {options.role} patient of its fold.")
     table = evaluate(segmenter, cohort, patients)
-    write_table(table, options.out / "patients.csv")
-    scores = _write_summary(cohort, table, options.out)
+    outputs.write("patients.csv", table_bytes(table))
+    outputs.write("summary.json", json_bytes(scores := _summary(cohort, table)))
+    _print_dice(scores, options.out)
     if options.record:
-        amend_card(options.model, {options.role if options.split else "evaluation": scores})
+        metrics = {name: scores[name] for name in scores if isinstance(scores[name], dict)}
+        amend_card(options.model, {options.role if options.split else "evaluation": metrics})
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -217,8 +230,8 @@ def _push(options: argparse.Namespace) -> None:
 
 def _notebooks(options: argparse.Namespace) -> None:
     from lggseg.notebooks import run_notebooks, say_what_follows
-    from lggseg.paths import find_tree
     from lggseg.phantom import cohort_root
+    from lggseg.tree import find_tree
 
     say_what_follows(options.folder, options.out, options.profile, not str(options.data))
     tree = find_tree(cohort_root(options.data)).resolve()
@@ -235,6 +248,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     configuration.add_options(parser)
 
 
+_default = warnings.formatwarning
 _DESCRIPTION = (
     "Segment lower-grade glioma in brain MRI: data, training, masks, endpoint. "
     "`lggseg COMMAND --help` lists the options of a command."
@@ -261,6 +275,7 @@ def build_parser() -> argparse.ArgumentParser:
     out = Path("runs/split.csv")
     command.add_argument("--out", type=Path, default=out, help="table to write (%(default)s)")
     command.add_argument("--seed", type=int, default=0, help="another seed, another split")
+    command.add_argument("--overwrite", action="store_true", help="replace another split")
     command.set_defaults(call=_split)
 
     command = commands.add_parser("train", help="train a network; writes a run folder")
@@ -298,6 +313,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--pictures", action="store_true", help=text)
     engines, text = ("onnx", "torch"), "same mask; torch uses a GPU (%(default)s)"
     command.add_argument("--engine", choices=engines, default="onnx", help=text)
+    text = "replace masks that an earlier call wrote; other files are never replaced"
+    command.add_argument("--overwrite", action="store_true", help=text)
     command.set_defaults(call=_predict)
 
     command = commands.add_parser("export", help="write a model as a MONAI bundle")
@@ -333,6 +350,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--role", choices=roles, default="test", help="(%(default)s)")
     out, text = Path("runs/evaluation"), "folder to write the scores into (%(default)s)"
     command.add_argument("--out", type=Path, default=out, help=text)
+    text = "replace what an earlier evaluation wrote"
+    command.add_argument("--overwrite", action="store_true", help=text)
     command.add_argument(
         "--record", action="store_true", help="keep the scores in the model's card"
     )
@@ -376,8 +395,23 @@ def run(call: Callable[[], object]) -> int:
     return code
 
 
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning on the user's data as a sentence, others with their place in the code."""
+    ours = issubclass(category, LeftOut)
+    return f"lggseg: {message}\n" if ours else _default(message, category, filename, lineno, line)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    warnings.formatwarning = _one_line
+    # The name of a folder may hold bytes that are not UTF-8.
+    cast(TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     options = build_parser().parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else arguments
     return run(lambda: options.call(options))

@@ -12,8 +12,9 @@ import json
 import os
 import re
 import shutil
+import stat
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,24 +26,26 @@ import numpy as np
 import pandas as pd
 
 from lggseg.checksums import file_checksum, values_checksum
+from lggseg.clinical import read_clinical
 from lggseg.paths import (
     PATIENT,
     DataError,
+    LeftOut,
     cache_root,
-    find_tree,
-    patient_folders,
+    new_folder,
     read_table,
     remove_abandoned,
-    slice_number,
+    table_bytes,
     working_folder,
     writing,
 )
 from lggseg.progress import progress_bar
 from lggseg.threads import usable_cpus
 from lggseg.tiff import BadTiff, read_pages
+from lggseg.tree import Files, find_cohort, named, patient_files, volume_name
 from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
-_CACHE_VERSION = 5
+_CACHE_VERSION = 6
 _CACHE_NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{24}")
 # Slices that wait for a thread at once.
 _BLOCK = 1024
@@ -97,9 +100,10 @@ class Cohort:
 
 
 def load_cohort(root: Path | str, *, progress: bool = True) -> Cohort:
-    """Read the tree at ``root`` (see :func:`lggseg.paths.find_tree`), or its cache.
+    """Read the tree at ``root`` (see :func:`lggseg.tree.find_cohort`), or its cache.
 
-    Raises ``DataError`` that names the file, what was found, what was expected and what to do.
+    Names what is left out by warnings. Raises ``DataError`` that names the file, what was found,
+    what was expected and what to do.
 
     >>> from lggseg.phantom import make_cohort
     >>> cohort = load_cohort(make_cohort("data", patients=4, progress=False), progress=False)
@@ -108,19 +112,21 @@ def load_cohort(root: Path | str, *, progress: bool = True) -> Cohort:
     >>> cohort.image(cohort.patients.index[0]).shape[1:]
     (256, 256, 3)
     """
-    tree = find_tree(root)
-    folders = patient_folders(tree)
-    clinical = _read_clinical(tree / "data.csv", [folder.name for folder in folders])
-    cache = _cache_folder(tree, folders)
-    if not _is_whole(cache):  # one that is whole was made of the very same names, checked then
-        _build_cache(cache, {folder: _slice_files(folder) for folder in folders}, progress)
+    found = find_cohort(root)
+    clinical = read_clinical(found.root, found.patients)
+    files = {folder: patient_files(folder) for folder in found.patients}
+    cache = _cache_folder(found.root, files)
+    if not _is_whole(cache):
+        _build_cache(cache, files, progress)
     remove_abandoned(cache.parent, _BUILDING)
-    slices = pd.read_csv(cache / "slices.csv", dtype={"patient": str, "digest": str})
+    slices = read_table(cache / "slices.csv")
     fingerprint = json.loads((cache / "meta.json").read_text())["fingerprint"]
-    patients = _patients_table(slices).join(clinical)
+    # Where data.csv has a column of ours, its own gets a longer name.
+    patients = _patients_table(slices).join(clinical, rsuffix=" of data.csv")
     pixels = np.load(cache / "pixels.npy", mmap_mode="c")
-    simulated = (tree / "simulated.json").exists()
-    return Cohort(tree, *_views(pixels), slices, patients, fingerprint, simulated)
+    places = {found.root, *(folder.parent for folder in found.patients)}
+    simulated = any((place / "simulated.json").exists() for place in places)
+    return Cohort(found.root, *_views(pixels), slices, patients, fingerprint, simulated)
 
 
 def subset(cohort: Cohort, patients: Collection[str]) -> Cohort:
@@ -158,66 +164,22 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
     """One patient: a folder of slices, or one multi-page TIFF.
 
     Returns the volume, uint8 ``(slices, 256, 256, 3)``, and the mask, bool
-    ``(slices, 256, 256)``, or ``None`` where there is none. Raises ``DataError``.
+    ``(slices, 256, 256)``, or ``None`` where there is none. Masks that are incomplete or cannot be
+    read are left out with a warning, since a volume needs none. Raises ``DataError``.
     """
-    path = Path(path)
+    path = named(path)
     if path.is_file():
         return _read_pages(path), None
-    files = _slice_files(path, masks=False)
-    volume = np.stack([_read_image(file) for file in files])
-    masks = [file.with_name(f"{file.stem}_mask.tif") for file in files]
-    if not any(mask.exists() for mask in masks):
+    files = patient_files(path)
+    volume = np.stack([_read_image(file) for file in files.images])
+    if not files.masks:
         return volume, None
-    _require_masks(masks)
-    return volume, np.stack([_read_mask(mask) for mask in masks]) > 0
-
-
-def _slice_files(folder: Path, *, masks: bool = True) -> list[Path]:
-    """The slices of a patient in the order of their numbers, checked to be 1, 2, 3, …"""
-    names = sorted(entry.name for entry in os.scandir(folder))
-    numbers: dict[int, Path] = {}
-    for name in names:
-        number = slice_number(folder, name)
-        if number is None:
-            continue
-        if number in numbers:
-            found = f"slice {number} twice, also as {numbers[number].name}"
-            raise DataError(folder / name, found, "each slice number once", "Remove one of them.")
-        numbers[number] = folder / name
-    _check_numbers(folder, sorted(numbers))
-    files = [numbers[number] for number in sorted(numbers)]
-    if masks:
-        _check_pairs(files, set(names))
-    return files
-
-
-def _check_numbers(folder: Path, numbers: Sequence[int]) -> None:
-    missing = sorted(set(range(1, len(numbers) + 1)) - set(numbers))
-    if not numbers:
-        expected = f"slices named {folder.name}_1.tif, {folder.name}_2.tif, …"
-        raise DataError(folder, "no slice", expected, "Give the folder of one patient.")
-    if missing:
-        gap = f"slices up to {numbers[-1]} but no slice {missing[0]}"
-        found = gap if numbers[0] else "a slice 0"
-        action = "Restore the missing file, or number the slices anew."
-        raise DataError(folder, found, "slice numbers 1, 2, 3, … without a gap", action)
-
-
-def _check_pairs(files: Sequence[Path], names: set[str]) -> None:
-    masks = [file.with_name(f"{file.stem}_mask.tif") for file in files]
-    _require_masks([mask for mask in masks if mask.name not in names])
-    expected = {mask.name for mask in masks}
-    alone = sorted(name for name in names if name.endswith("_mask.tif") and name not in expected)
-    if alone:
-        path = files[0].parent / alone[0]
-        raise DataError(path, "a mask without its slice", "a slice for it", "Restore the slice.")
-
-
-def _require_masks(masks: Sequence[Path]) -> None:
-    missing = [mask for mask in masks if not mask.exists()]
-    if missing:
-        action = "Restore the mask; a slice without tumour has an all-zero one."
-        raise DataError(missing[0], "no such file", "a mask beside each slice", action)
+    try:
+        return volume, np.stack([_read_mask(mask) for _, mask in files.pairs]) > 0
+    except DataError as error:
+        text = f"{error} Going on without the masks of {volume_name(path)}."
+        warnings.warn(text, LeftOut, stacklevel=2)
+        return volume, None
 
 
 # Pages of a volume in one TIFF, and bytes of a TIFF: uncompressed, with room for its tags.
@@ -260,29 +222,11 @@ def _read_pages(path: Path) -> np.ndarray:
     return _read_tiff(path, 3, MOST_PAGES, expected, action)
 
 
-def _read_clinical(path: Path, patients: Sequence[str]) -> pd.DataFrame:
-    """The table data.csv by patient folder; the file names patients without the date."""
-    if not path.exists():
-        warnings.warn(f"{path}: not found; going on without clinical data.", stacklevel=3)
-        return pd.DataFrame(index=pd.Index(patients, name="patient"))
-    restore = "Restore Kaggle's data.csv."
-    table = read_table(path, restore)
-    if "Patient" not in table:
-        raise DataError(path, f"the columns {list(table)[:3]}…", "a column Patient", restore)
-    table = table.drop_duplicates("Patient").set_index("Patient")
-    short = [patient.rsplit("_", 1)[0] for patient in patients]
-    missing = sorted(set(short) - set(table.index))
-    if missing:
-        action = "Add a row for the patient (its other cells may be empty)."
-        raise DataError(path, f"no row for {missing[0]}", "every patient of the tree", action)
-    matched: pd.DataFrame = table.reindex(short)
-    matched.index = pd.Index(patients, name="patient")
-    return matched
-
-
 def _patients_table(slices: pd.DataFrame) -> pd.DataFrame:
     counted = slices.assign(slices=1, tumour_slices=(slices["tumour_pixels"] > 0).astype(int))
-    table = counted.groupby("patient")[["slices", "tumour_slices", "tumour_pixels"]].sum()
+    table = counted.groupby("patient", sort=False)[
+        ["slices", "tumour_slices", "tumour_pixels"]
+    ].sum()
     matches = [PATIENT.fullmatch(str(patient)) for patient in table.index]
     codes = [match["institution"] if match else "unknown" for match in matches]
     table.insert(0, "institution", codes)
@@ -295,21 +239,33 @@ def cached_cohorts() -> list[Path]:
     return sorted(path for path in cache_root().glob("*") if _CACHE_NAME.fullmatch(path.name))
 
 
-def _cache_folder(tree: Path, folders: Sequence[Path]) -> Path:
-    """``<cache>/<hash of the place>-<hash of what lies there>``."""
-    place = hashlib.blake2b(str(tree.resolve()).encode(), digest_size=6).hexdigest()
+def _cache_folder(tree: Path, patients: Mapping[Path, Files]) -> Path:
+    """``<cache>/<hash of the place>-<hash of what lies there>``. Raises ``DataError``."""
+    place = hashlib.blake2b(os.fsencode(tree.resolve()), digest_size=6).hexdigest()
     content = hashlib.blake2b(digest_size=12)
-    for folder in folders:
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            stat = entry.stat()
-            state = (folder.name, entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-            content.update(repr(state).encode())
+    for folder, files in patients.items():
+        for pair in files.pairs:
+            for path in pair:
+                facts = _stat(path)
+                times = facts.st_mtime_ns, facts.st_ctime_ns
+                state = (folder.name, path.name, facts.st_size, *times)
+                content.update(repr(state).encode())
     return cache_root() / f"{place}-{content.hexdigest()}"
 
 
-def _is_whole(cache: Path) -> bool:
-    """Whether the cache is there, of this version and of the right size."""
+def _stat(path: Path) -> os.stat_result:
     try:
+        return path.stat()
+    except OSError as error:
+        found = f"no way to read it ({os.strerror(error.errno or 0)})"
+        raise DataError(path, found, "a TIFF", "Restore the file.") from error
+
+
+def _is_whole(cache: Path) -> bool:
+    """Whether the cache is there, this user's or root's, of this version and of the right size."""
+    try:
+        if not _is_trusted(cache.lstat()):
+            return False
         meta = json.loads((cache / "meta.json").read_text())
         found = _sizes(cache)
     except (OSError, ValueError):
@@ -317,6 +273,12 @@ def _is_whole(cache: Path) -> bool:
     if not isinstance(meta, dict) or meta.pop("checksum", None) != values_checksum(meta):
         return False
     return bool(meta.get("version") == _CACHE_VERSION and meta.get("bytes") == found)
+
+
+def _is_trusted(place: os.stat_result) -> bool:
+    """Whether nobody but this user and root can have written what lies in a folder."""
+    ours = not hasattr(os, "getuid") or place.st_uid in (0, os.getuid())
+    return stat.S_ISDIR(place.st_mode) and ours and not place.st_mode & 0o022
 
 
 def _sizes(cache: Path) -> dict[str, int | str]:
@@ -329,16 +291,18 @@ def _sizes(cache: Path) -> dict[str, int | str]:
     return {"pixels.npy": pixels.stat().st_size, "header": header, "slices.csv": table}
 
 
-def _build_cache(cache: Path, files: dict[Path, list[Path]], progress: bool) -> None:
-    slices = [(folder.name, number, path) for folder in files
-              for number, path in enumerate(files[folder], start=1)]  # fmt: skip
+def _build_cache(cache: Path, patients: Mapping[Path, Files], progress: bool) -> None:
+    slices = [(folder.name, number, *pair) for folder, files in patients.items()
+              for number, pair in enumerate(files.pairs, start=1)]  # fmt: skip
     with writing(cache.parent, _ELSEWHERE):
-        cache.parent.mkdir(parents=True, exist_ok=True)
+        new_folder(cache.parent, 0o700, _ELSEWHERE)
         _check_room(cache.parent, len(slices) * SIZE * SIZE * 4)
         with working_folder(cache.parent, _BUILDING) as beside:
             built = beside / cache.name
-            built.mkdir()
+            built.mkdir(0o700)  # scans of patients: for this user's eyes alone
             _write_cache(built, slices, progress)
+            for file in built.iterdir():
+                file.chmod(0o600)
             _replace_cache(cache, built)
 
 
@@ -351,9 +315,11 @@ def _replace_cache(cache: Path, built: Path) -> None:
                 os.replace(old, built.parent / f"old-{old.name}")
     try:
         os.replace(built, cache)
-    except OSError:
+    except OSError as error:
         if not _is_whole(cache):
-            raise
+            found, expected = "another user's folder", "none, or this user's"
+            action = "Set LGGSEG_CACHE to a folder of your own."
+            raise DataError(cache, found, expected, action) from error
 
 
 _ELSEWHERE = "Free some space, or set LGGSEG_CACHE to a folder on another disk."
@@ -370,19 +336,19 @@ def _check_room(folder: Path, needed: int) -> None:
         )
 
 
-def _write_cache(folder: Path, slices: list[tuple[str, int, Path]], progress: bool) -> None:
+def _write_cache(folder: Path, slices: list[tuple[str, int, Path, Path]], progress: bool) -> None:
     with (folder / "pixels.npy").open("wb") as file:
         shape = (len(slices), SIZE * SIZE * 4)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         file.flush()
-        facts = _write_pixels(file.fileno(), file.tell(), [path for *_, path in slices], progress)
+        facts = _write_pixels(file.fileno(), file.tell(), [row[2:] for row in slices], progress)
     fingerprint = hashlib.blake2b(digest_size=16)
-    for (patient, number, _), fact in zip(slices, facts, strict=True):
+    for (patient, number, *_), fact in zip(slices, facts, strict=True):
         fingerprint.update(repr((patient, number, *fact)).encode())
     table = pd.DataFrame([names[:2] for names in slices], columns=["patient", "slice"])
     table[["tumour_pixels", "blank", "digest"]] = [fact[:3] for fact in facts]
-    table.to_csv(folder / "slices.csv", index=False)
+    (folder / "slices.csv").write_bytes(table_bytes(table))
     facts_of_all = {"bytes": _sizes(folder), "fingerprint": fingerprint.hexdigest()}
     meta = {"version": _CACHE_VERSION, **facts_of_all}
     meta["checksum"] = values_checksum(meta)
@@ -390,13 +356,12 @@ def _write_cache(folder: Path, slices: list[tuple[str, int, Path]], progress: bo
 
 
 def _write_pixels(
-    file: int, start: int, paths: list[Path], progress: bool
+    file: int, start: int, pairs: list[tuple[Path, Path]], progress: bool
 ) -> list[tuple[int, bool, str, str]]:
     """Write the rows from byte ``start`` on; returns tumour pixels, blank and the two digests."""
 
     def write(row: int) -> tuple[int, bool, str, str]:
-        image = _read_image(paths[row])
-        mask = _read_mask(paths[row].with_name(f"{paths[row].stem}_mask.tif"))
+        image, mask = _read_image(pairs[row][0]), _read_mask(pairs[row][1])
         place = start + row * (image.size + mask.size)
         # Written rather than memory-mapped: a page fault for every 4 KiB takes twice as long.
         written = os.pwritev(file, [image.data, mask.data], place)
@@ -406,7 +371,7 @@ def _write_pixels(
         return int(np.count_nonzero(mask)), int(image.max()) <= BLANK, digests[0], digests[1]
 
     # ``map`` makes a future of every row at once, so it gets some rows at a time.
-    blocks = (range(len(paths))[first : first + _BLOCK] for first in range(0, len(paths), _BLOCK))
+    blocks = (range(len(pairs))[first : first + _BLOCK] for first in range(0, len(pairs), _BLOCK))
     with ThreadPoolExecutor(usable_cpus()) as pool:
         rows = chain.from_iterable(pool.map(write, block) for block in blocks)
-        return list(progress_bar(rows, "read slices", "slice", total=len(paths), show=progress))
+        return list(progress_bar(rows, "read slices", "slice", total=len(pairs), show=progress))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lggseg.paths import find_tree
+from lggseg.tree import find_tree
 
 DATASET = "mateuszbuda/lgg-mri-segmentation"
 

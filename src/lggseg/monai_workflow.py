@@ -7,6 +7,7 @@ they run without this package. So it imports nothing but NumPy, torch, MONAI and
 from __future__ import annotations
 
 import gzip
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -43,7 +44,8 @@ def find_scans(dataset_dir: str) -> list[dict[str, list[str]]]:
     ``image``. Raises ``ValueError`` when no patient is found.
     """
     scans = []
-    for folder in sorted(Path(dataset_dir).glob("*/")):
+    folders = sorted(path for path in Path(dataset_dir).iterdir() if path.name[0] != ".")
+    for folder in filter(os.path.isdir, folders):
         files = [_scan(folder, name) for name in SEQUENCES]
         if flair := files[FLAIR]:
             scans.append({"image": [file or flair for file in files]})
@@ -56,8 +58,11 @@ def find_scans(dataset_dir: str) -> list[dict[str, list[str]]]:
 
 
 def _scan(folder: Path, name: str) -> str | None:
-    paths = (folder / f"{name}{suffix}" for suffix in (".nii.gz", ".nii"))
-    return next((str(path) for path in paths if path.is_file()), None)
+    try:
+        files = {file.name.lower(): str(file) for file in folder.iterdir() if file.is_file()}
+    except PermissionError:  # such as lost+found, which is no patient
+        return None
+    return files.get(f"{name}.nii.gz") or files.get(f"{name}.nii")
 
 
 def whole_weights(path: str) -> str:

@@ -49,7 +49,7 @@ class Scan:
     @property
     def name(self) -> str:
         """The name of the FLAIR file without its suffix."""
-        return SUFFIX.sub("", Path(str(self.flair.get_filename())).name)
+        return scan_name(str(self.flair.get_filename()))
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -96,6 +96,15 @@ def slices_image(array: np.ndarray, spacing: Sequence[float] | None = None) -> n
     image = nib.Nifti1Image(np.swapaxes(array, 0, 2), np.diag([-columns, -rows, slices, 1]))
     image.header.set_xyzt_units("mm" if spacing else "unknown")
     return image
+
+
+def scan_name(path: Path | str) -> str:
+    """The patient's name: that of the FLAIR file without its suffix.
+
+    >>> scan_name("sub.1.nii.gz")
+    'sub.1'
+    """
+    return SUFFIX.sub("", Path(path).name)
 
 
 def is_nifti(path: Path | str) -> bool:

@@ -54,6 +54,10 @@ def run_notebooks(folder: Path, out: Path, parameters: dict[str, str]) -> dict[s
     notebooks = sorted(folder.glob(NOTEBOOKS))
     if not notebooks:
         raise RuntimeError(f"{folder}: found no notebook; run this in the project's folder")
+    if out.resolve() == folder.resolve():
+        raise RuntimeError(
+            f"{out}: found the notebooks themselves; choose another folder for --out"
+        )
     new_folder(out)
     seconds = {}
     with _quiet_kernels(), progress_bar(notebooks, "execute", "notebook") as bar:

@@ -7,23 +7,24 @@ import hashlib
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lggseg.clinical import CLINICAL
 from lggseg.data import Cohort
-from lggseg.paths import DataError, patient_folders, replace_file
+from lggseg.paths import DataError, replace_file
+from lggseg.tree import patient_files, patient_folders
 
 PACKED = "cohort.tar.gz"
-_FACTS = ("data.csv", "simulated.json")
+_FACTS = (CLINICAL, "simulated.json")
 
 
 def packed_name(cohort: Cohort) -> str:
     """A name for what :func:`pack` would write: the same for the same pixels, patients and
     clinical data, wherever they lie. Takes no packing."""
     name = hashlib.blake2b(cohort.fingerprint.encode(), digest_size=16)
-    for fact in _FACTS:
-        path = cohort.root / fact
-        name.update(path.read_bytes() if path.exists() else b"")
+    for path in _facts(cohort.root, patient_folders(cohort.root)):
+        name.update(path.read_bytes())
     return name.hexdigest()
 
 
@@ -37,16 +38,24 @@ def pack(cohort: Cohort, path: Path) -> None:
             gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream,
             tarfile.open(fileobj=stream, mode="w") as tar,
         ):
-            for part in _files(cohort.root):
+            for part in _files(cohort):
                 tar.add(part, str(part.relative_to(cohort.root)), filter=_plain)
 
     replace_file(path, write)
 
 
-def _files(root: Path) -> Iterator[Path]:
-    yield from (root / fact for fact in _FACTS if (root / fact).exists())
-    for folder in patient_folders(root):
-        yield from sorted(folder.glob("*.tif"))
+def _files(cohort: Cohort) -> Iterator[Path]:
+    folders = [f for f in patient_folders(cohort.root) if f.name in cohort.patients.index]
+    yield from _facts(cohort.root, folders)
+    for folder in folders:
+        for pair in patient_files(folder).pairs:
+            yield from pair
+
+
+def _facts(root: Path, folders: Sequence[Path]) -> list[Path]:
+    """The tables and marks of the folder that holds all patients, and of those that hold some."""
+    places = dict.fromkeys([root, *(folder.parent for folder in folders)])
+    return [place / fact for fact in _FACTS for place in places if (place / fact).exists()]
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:

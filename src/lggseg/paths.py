@@ -1,13 +1,14 @@
-"""Where things are: the project, its runs, the cache, and the Kaggle tree inside a download."""
+"""Where things are: the project, its runs, the cache; and files that are whole or absent."""
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
 import re
 import shutil
-from collections import Counter
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -21,38 +22,75 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 PATIENT = re.compile(r"TCGA_(?P<institution>\w\w)_\w{4}_\d{8}")
+# Unicode's categories that neither a table nor a message can hold: control characters, halves of
+# pairs (which stand for bytes that are not UTF-8), and ends of lines and paragraphs.
+_UNUSABLE = ("Cc", "Cs", "Zl", "Zp")
 
 
 class DataError(ValueError):
     """Bad input. Says which file, what was found, what was expected and what to do."""
 
     def __init__(self, path: Path | str, found: str, expected: str, action: str) -> None:
-        super().__init__(f"{path}: found {found}; expected {expected}. {action}")
+        facts = f"found {found}; expected {expected}. {action}".split("\n")
+        super().__init__(f"{printable(path)}: " + "\n".join(map(printable, facts)))
+
+
+class LeftOut(UserWarning):
+    """Something of the user's that a command does without: one sentence that names it."""
+
+
+def usable_name(name: str) -> bool:
+    """Whether a name can stand in a table and in a message as it is."""
+    return not any(unicodedata.category(letter) in _UNUSABLE for letter in name)
+
+
+def printable(text: Path | str) -> str:
+    """A text with its control characters, and its bytes that are not UTF-8, as escapes.
+
+    >>> printable("line\\nbreak")
+    'line\\\\nbreak'
+    """
+    return "".join(letter if usable_name(letter) else _escape(letter) for letter in str(text))
+
+
+def _escape(letter: str) -> str:
+    byte = ord(letter) - 0xDC00  # how Python holds a byte of a file name that is not UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else ascii(letter)[1:-1]
 
 
 # What the system answers where a disk is full or may not be written to.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
+_ELSEWHERE = "Free some space, or choose another folder."
 
 
 @contextmanager
-def writing(
-    path: Path, action: str = "Free some space, or choose another folder."
-) -> Iterator[None]:
+def writing(path: Path, action: str = _ELSEWHERE) -> Iterator[None]:
     """What is written inside is ``path`` to the user: a full or a read-only disk raises
     ``DataError`` that names it and asks for ``action``."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        expected = "free space and the right to write there"
+        if error.errno == errno.ENAMETOOLONG:
+            expected, action = "a shorter name", "Rename what it is named after."
+        elif error.errno not in _UNWRITABLE:
             raise
-        found = f"no way to write it ({os.strerror(error.errno)})"
-        raise DataError(path, found, "free space and the right to write there", action) from error
+        found = f"no way to write it ({os.strerror(error.errno or 0)})"
+        raise DataError(path, found, expected, action) from error
 
 
-def new_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are missing. Raises ``DataError``."""
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
+def new_folder(path: Path, mode: int = 0o777, action: str = _ELSEWHERE) -> None:
+    """Make a folder of this mode, and those above it, where they are missing. Raises
+    ``DataError`` that asks for ``action``."""
+    with writing(path, action):
+        try:
+            path.mkdir(mode, parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in _NO_FOLDER:
+                raise
+            blocking = next(place for place in (path, *path.parents) if os.path.lexists(place))
+            raise DataError(blocking, "a file", "a folder, or nothing yet", action) from error
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -60,9 +98,9 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises ``DataError`` where the disk is full or may not be written to.
     """
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    beside = path.with_name(f".{os.getpid()}.{path.name[-100:]}")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        new_folder(path.parent)
         try:
             write(beside)
             os.replace(beside, path)
@@ -70,15 +108,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             beside.unlink(missing_ok=True)
 
 
-def try_lock(file: Path) -> BaseFileLock | None:
+def try_lock(file: Path, *, wait: bool = False) -> BaseFileLock | None:
     """A lock on a file, made if there is none, until it is released or the process ends, however it
-    ends; ``None`` while another process holds it. Where the file system knows no locks there are
-    none: everyone gets one."""
+    ends; ``None`` while another process holds it, unless ``wait``. Where the file system knows no
+    locks there are none: everyone gets one."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(file)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(blocking=wait)
     except Timeout:
         return None
     except OSError as error:
@@ -126,26 +164,59 @@ def _remove(folder: Path, lock: BaseFileLock | None) -> None:
         lock.release()
 
 
+def table_bytes(table: pd.DataFrame) -> bytes:
+    """A table without its index as the bytes of a CSV file that a spreadsheet does not execute:
+    a text that it would take for a formula gets an apostrophe, which :func:`read_table` drops."""
+    texts = table.select_dtypes(exclude=["number", "bool"]).columns
+    table = table.assign(**{name: table[name].map(_escape_formula) for name in texts})
+    # Where semicolons separate cells, a formula may follow one.
+    every = any(";" in text for name in texts for text in table[name] if isinstance(text, str))
+    quoting: Any = csv.QUOTE_NONNUMERIC if every else csv.QUOTE_MINIMAL
+    return table.to_csv(index=False, quoting=quoting).encode()
+
+
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV without its index."""
-    replace_file(path, lambda part: table.to_csv(part, index=False))
+    """Write a table as CSV without its index (:func:`table_bytes`)."""
+    replace_file(path, lambda part: part.write_bytes(table_bytes(table)))
 
 
-def read_table(path: Path, action: str) -> pd.DataFrame:
-    """A CSV file as a table, patients' names as text. Raises ``DataError`` that asks for
-    ``action`` when it cannot be read."""
+def read_table(path: Path, action: str = "Let lggseg write it again.") -> pd.DataFrame:
+    """A CSV file as a table; names are text, whatever they look like (``001``, ``NA``). Raises
+    ``DataError`` that asks for ``action`` when it cannot be read."""
     import pandas as pd
 
     try:
-        return pd.read_csv(path, dtype={"patient": str, "Patient": str})
-    except ValueError as error:  # pandas's parser errors and wrong encodings
+        table = pd.read_csv(path)
+        names = [name for name in table.columns if name in _TEXTS]
+        texts = pd.read_csv(path, usecols=names, dtype=str, keep_default_na=False)
+        return table.assign(**{name: texts[name].map(_read_text) for name in names})
+    except (OSError, ValueError) as error:  # pandas's parser errors and wrong encodings
         raise DataError(path, f"no readable table ({error})", "a CSV file", action) from error
+
+
+# The columns of names. Every other column may have empty cells.
+_TEXTS = ("patient", "Patient", "institution", "digest", "mask", "model", "missing", "role")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def _escape_formula(cell: Any) -> Any:
+    formula = isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if formula else cell
+
+
+def _read_text(cell: str) -> str:
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell[1:]) else cell
+
+
+def json_bytes(values: dict[str, Any]) -> bytes:
+    """Values as the bytes of a JSON file."""
+    return (json.dumps(values, indent=1) + "\n").encode()
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
     """Write values as JSON."""
-    text = json.dumps(values, indent=1) + "\n"
-    replace_file(path, lambda part: part.write_text(text))
+    replace_file(path, lambda part: part.write_bytes(json_bytes(values)))
 
 
 def project_root() -> Path:
@@ -177,78 +248,6 @@ def cache_root() -> Path:
     return Path(os.environ.get("LGGSEG_CACHE") or user / "lggseg")
 
 
-def slice_number(folder: Path, name: str) -> int | None:
-    """N of ``<folder>_N.tif``; ``None`` for another name, a mask's included."""
-    match = re.fullmatch(re.escape(folder.name) + r"_(\d+)\.tif", name)
-    return int(match[1]) if match else None
-
-
-def is_patient(folder: Path) -> bool:
-    """Whether a folder holds slices ``<folder>_N.tif``."""
-    return any(slice_number(folder, entry.name) is not None for entry in os.scandir(folder))
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(Path(e.path) for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
-
-
-def patient_folders(root: Path) -> list[Path]:
-    """The patients' folders directly in ``root``, sorted by name."""
-    return [folder for folder in _subfolders(root) if is_patient(folder)]
-
-
-def _levels(root: Path, depth: int) -> Iterator[Path]:
-    level = [root]
-    for _ in range(depth):
-        yield from level
-        level = [below for folder in level for below in _subfolders(folder)]
-
-
-def find_tree(root: Path | str) -> Path:
-    """The folder that directly holds the patients' folders.
-
-    ``root`` may lie up to two levels higher (Kaggle's archive holds the tree twice, once nested:
-    the shallowest is taken) or be one patient's folder. Raises ``DataError``.
-    """
-    root = Path(root)
-    if root.is_file():
-        action = "Unpack Kaggle's archive and give its folder kaggle_3m."
-        raise DataError(root, "a file", "the folder kaggle_3m", action)
-    if not root.is_dir():
-        raise DataError(root, "no such folder", "the Kaggle tree kaggle_3m", _GET)
-    tree = tree_below(root)
-    if tree is None:
-        raise DataError(root, contents(root), "folders like TCGA_CS_4941_19960909", _GET)
-    return tree
-
-
-def tree_below(root: Path) -> Path | None:
-    """What :func:`find_tree` finds in an existing folder, or ``None``."""
-    if is_patient(root):
-        return root.absolute().parent
-    levels = _levels(root, 3)
-    return next((f for f in levels if any(map(is_patient, _subfolders(f)))), None)
-
-
-def contents(root: Path) -> str:
-    """What lies in a folder without patients, for a message: ``no patient's folder, but 3 files
-    .nii.gz``."""
-    files = (e.name for folder in _levels(root, 3) for e in os.scandir(folder) if e.is_file())
-    endings = Counter(ending(name) for name in files if name[0] != ".")
-    counts = [
-        f"{number} {'file' if number == 1 else 'files'} {kind}"
-        for kind, number in sorted(endings.items(), key=lambda item: (-item[1], item[0]))[:3]
-    ]
-    return f"no patient's folder, {'but ' + ', '.join(counts) if counts else 'and no file'}"
-
-
-def ending(name: str) -> str:
-    """``.nii.gz`` of ``flair.nii.gz``; ``without an ending`` where there is none."""
-    match = re.search(r"(\.nii)?\.[A-Za-z]\w*$", name)
-    return match[0] if match else "without an ending"
-
-
-_GET = "Give the path to kaggle_3m; `make data` downloads it, `lggseg phantom DEST` simulates one."
 # For scans that are neither TIFF nor NIfTI.
 CONVERT = (
     "DICOM becomes NIfTI by dcm2niix, other scans (NRRD, MINC, MetaImage) by 3D Slicer; pictures "

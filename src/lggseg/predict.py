@@ -8,11 +8,14 @@ does without torch and pandas, so they are imported where they are used.
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
 import logging
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,20 +32,20 @@ from lggseg.metrics import (
     reliability,
 )
 from lggseg.model_folder import Engine, checked, read_card
-from lggseg.paths import (
-    CONVERT,
-    DataError,
+from lggseg.outputs import Outputs, Predictions
+from lggseg.paths import CONVERT, DataError, new_folder, replace_file, usable_name
+from lggseg.progress import progress_bar
+from lggseg.threads import threads
+from lggseg.tree import (
+    Survey,
     contents,
     ending,
     is_patient,
-    new_folder,
-    patient_folders,
-    replace_file,
-    tree_below,
-    write_table,
+    named,
+    survey,
+    unusable,
+    volume_name,
 )
-from lggseg.progress import progress_bar
-from lggseg.threads import threads
 from lggseg.volume import FLAIR, SIZE, channel_statistics, drop_small_parts, stack_channels
 
 if TYPE_CHECKING:
@@ -83,6 +86,14 @@ class Segmenter:
     config: Config
     card: dict[str, Any]
     run: Engine
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same model card but for what was measured with it since training."""
+        measured = ("train", "validation", "test", "evaluation")
+        facts = {name: value for name, value in self.card.items() if name not in measured}
+        text = json.dumps([asdict(self.config), facts], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
     @classmethod
     def load(cls, folder: Path | str, engine: str = "onnx") -> Segmenter:
@@ -162,45 +173,62 @@ class Segmenter:
         return np.concatenate(parts)
 
 
+class PatientsRefused(DataError):
+    """Some patients could not be segmented: a sentence on each, and how many others were."""
+
+    def __init__(self, errors: Sequence[DataError], done: int) -> None:
+        rest = [f"Of the other patients, {done} were segmented."] if done else []
+        ValueError.__init__(self, "\n".join([*map(str, errors), *rest]))
+
+
 def predict_folder(
     segmenter: Segmenter,
     data: Path | str,
     out: Path | str,
     *,
     pictures: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Segment a tree of patients, one patient's folder, or one multi-page TIFF.
 
-    Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) and ``predictions.csv`` into ``out``, and
-    returns that table: patient, slices, tumour_slices, tumour_voxels, expected_dice (how good the
-    model thinks its mask is), and dice where the patient has masks. ``pictures``: also
-    ``<patient>.png``, FLAIR of the slice with most tumour and the outline of the mask. Raises
-    ``DataError`` at a volume that cannot be read; masks already written stay.
-    """
-    import pandas as pd
+    Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) into ``out`` and a row for each into
+    ``predictions.csv``, and returns these rows: patient, mask (the file), model (a fingerprint),
+    slices, tumour_slices, tumour_voxels, expected_dice (how good the model thinks its mask is), and
+    dice where the patient has masks. ``pictures``: also ``<patient>.png``, FLAIR of the slice with
+    most tumour and the outline of the mask. ``overwrite``: replace what an earlier call wrote;
+    other files are never replaced (:mod:`lggseg.outputs`).
 
+    Raises ``DataError`` before anything is written where a file is in the way, and at the end where
+    a patient cannot be read, which stops no other.
+    """
     from lggseg.data import read_volume
 
-    out = Path(out)
-    new_folder(out)
-    rows: list[dict[str, Any]] = []
-    due = 1.0
+    found = find_volumes(data)
+    found.warn()
+    names = {path: volume_name(path) for path in found.patients}
+    drawn = [f"{name}.png" for name in names.values()] if pictures else []
+    masks = [f"{name}_mask.tif" for name in names.values()]
+    written = _predictions(segmenter, out, overwrite, masks, drawn)
+    new_folder(written.outputs.folder)
+    refused = list(found.refused)
     try:
-        for path in progress_bar(volume_paths(Path(data)), "predict", "patient", show=progress):
-            volume, truth = read_volume(path)
-            prediction = segmenter.predict(volume)
-            _write_mask(prediction.mask, out / f"{path.stem}_mask.tif")
+        for path in progress_bar(found.patients, "predict", "patient", show=progress):
+            try:
+                volume, truth = read_volume(path)
+            except DataError as error:
+                refused.append(error)
+                continue
+            prediction, name = segmenter.predict(volume), names[path]
+            facts, content = _describe(prediction, truth), mask_tiff(prediction.mask)
+            written.add(name, f"{name}_mask.tif", content, facts)
             if pictures:
-                _write_picture(volume, prediction.mask, out / f"{path.stem}.png")
-            rows.append({"patient": path.stem, **_describe(prediction, truth)})
-            if len(rows) >= due:  # a tenth more: after each, a long table would take the time
-                write_table(pd.DataFrame(rows), out / "predictions.csv")
-                due = 1.1 * len(rows)
+                written.outputs.write(f"{name}.png", _picture(volume, prediction.mask))
     finally:
-        if rows:
-            write_table(pd.DataFrame(rows), out / "predictions.csv")
-    return pd.DataFrame(rows)
+        written.save()
+    if refused:
+        raise PatientsRefused(refused, len(written))
+    return written.table
 
 
 def predict_nifti(
@@ -210,43 +238,75 @@ def predict_nifti(
     *,
     pre: Path | str | None = None,
     post: Path | str | None = None,
+    overwrite: bool = False,
 ) -> pd.DataFrame:
     """Segment one patient's co-registered NIfTI files (:func:`lggseg.nifti.read_nifti`).
 
-    Writes ``<flair>_mask.nii.gz`` (0 and 1, on the voxels of FLAIR) and ``predictions.csv``
-    into ``out``, and returns that table of one row: the columns of :func:`predict_folder` with
+    Writes ``<flair>_mask.nii.gz`` (0 and 1, on the voxels of FLAIR) into ``out`` and a row into
+    ``predictions.csv``, and returns a table of that row: the columns of :func:`predict_folder` with
     voxels of the file, tumour_ml (the affine taken for millimetres), and missing: the sequences
     that FLAIR stands in for. Raises ``DataError``.
     """
-    import pandas as pd
+    from lggseg.nifti import read_nifti, scan_name
 
-    from lggseg.nifti import read_nifti
-
+    name = scan_name(flair)
+    if not usable_name(name):
+        raise unusable(Path(flair))
+    written = _predictions(segmenter, out, overwrite, [f"{name}_mask.nii.gz"])
     volume, scan = read_nifti(flair, pre, post)
     prediction = segmenter.predict(volume, apart=scan.apart)
     mask = scan.mask_image(prediction.mask)
     voxels = int(np.count_nonzero(mask.dataobj))
     facts = {**_describe(prediction, None), "tumour_voxels": voxels}
     facts |= {"tumour_ml": round(voxels * scan.voxel_ml, 3), "missing": ", ".join(scan.missing)}
-    replace_file(Path(out) / f"{scan.name}_mask.nii.gz", mask.to_filename)
-    table = pd.DataFrame([{"patient": scan.name, **facts}])
-    write_table(table, Path(out) / "predictions.csv")
-    return table
+    content = gzip.compress(mask.to_bytes(), compresslevel=6, mtime=0)
+    written.add(name, f"{name}_mask.nii.gz", content, facts)
+    return written.table
+
+
+def _predictions(
+    segmenter: Segmenter,
+    out: Path | str,
+    overwrite: bool,
+    masks: Sequence[str],
+    others: Sequence[str] = (),
+) -> Predictions:
+    """The masks and the table to write, anywhere but among a patient's slices, where a mask would
+    be taken for a reader's."""
+    folder = named(out)
+    if folder.is_dir() and (is_patient(folder) or is_patient(folder.resolve())):
+        action = "Choose another folder."
+        raise DataError(folder, "a patient's folder of slices", "a folder for masks", action)
+    outputs = Outputs(folder, overwrite=overwrite)
+    return Predictions(outputs, segmenter.fingerprint, masks, others)
 
 
 def volume_paths(data: Path) -> list[Path]:
-    """The patients of a tree, or the one patient whose folder or TIFF ``data`` is. Raises
-    ``DataError``."""
+    """The patients of a tree, or the one patient whose folder or TIFF ``data`` is. Says what is
+    left out. Raises ``DataError``."""
+    found = find_volumes(data)
+    if not found.patients:
+        raise found.refused[0]
+    found.left_out[:0] = map(str, found.refused)
+    found.warn()
+    return found.patients
+
+
+def find_volumes(data: Path | str) -> Survey:
+    """What :func:`volume_paths` returns, and what is left out. Raises ``DataError``."""
+    data = named(data)
     if not data.exists():
         raise DataError(data, "no such file or folder", _PATIENTS, "Check the path.")
     if data.is_file() and data.suffix.lower() not in (".tif", ".tiff"):
         raise _no_patient(data, f"a file {ending(data.name)}")
-    if data.is_file() or is_patient(data):
-        return [data]
-    tree = tree_below(data)
-    if tree is None:
+    if data.is_file() and not usable_name(data.name):
+        raise unusable(data)
+    if data.is_file():
+        return Survey(data.parent, [data])
+    found = survey(data)
+    if not (found.patients or found.refused):
         raise _no_patient(data, contents(data))
-    return patient_folders(tree)
+    return found
 
 
 def _no_patient(data: Path, found: str) -> DataError:
@@ -277,17 +337,11 @@ def _describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any
     return facts if truth is None else {**facts, "dice": dice(truth, mask)}
 
 
-def _write_mask(mask: np.ndarray, path: Path) -> None:
-    content = mask_tiff(mask)
-    replace_file(path, lambda part: part.write_bytes(content))
-
-
-def _write_picture(volume: np.ndarray, mask: np.ndarray, path: Path) -> None:
+def _picture(volume: np.ndarray, mask: np.ndarray) -> bytes:
     from lggseg.picture import largest_slice, outline_png
 
     index = largest_slice(mask)
-    content = outline_png(volume[index, ..., FLAIR], mask[index], zoom=3)
-    replace_file(path, lambda part: part.write_bytes(content))
+    return outline_png(volume[index, ..., FLAIR], mask[index], zoom=3)
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,9 +58,21 @@ def make_split(
     return table.sort_values("patient", ignore_index=True)
 
 
-def write_split(split: pd.DataFrame, path: Path | str) -> None:
-    """Write the table as CSV."""
-    write_table(split, Path(path))
+def write_split(split: pd.DataFrame, path: Path | str, *, overwrite: bool = True) -> None:
+    """Write the table as CSV. Raises ``DataError`` where that would replace a file that is no
+    split, or without ``overwrite`` another split."""
+    path = Path(path)
+    if os.path.lexists(path):
+        action = "Choose another file."
+        try:
+            earlier = read_split(path)
+        except DataError as error:
+            found = "a file that is no split"
+            raise DataError(path, found, "none, since it would be lost", action) from error
+        if not overwrite and split_fingerprint(earlier) != split_fingerprint(split):
+            action = "Choose another file, or add --overwrite."
+            raise DataError(path, "another split", "none, or this one", action)
+    write_table(split, path)
 
 
 def read_split(path: Path | str, cohort: Cohort | None = None) -> pd.DataFrame:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from lggseg.config import Config
 from lggseg.data import FLAIR, Cohort
-from lggseg.paths import runs_root
+from lggseg.paths import read_table, runs_root
 from lggseg.predict import Segmenter
 from lggseg.stats import examples
 
@@ -62,7 +61,7 @@ def tracker(config: Config, run: Path) -> WandbLogger | None:
 def log_results(experiment: Any, run: Path, cohort: Cohort) -> None:
     """Log a finished run folder: the table of its validation patients, overlays of the best, the
     median and the worst, and the model folder as an artifact with the alias ``fold-0``."""
-    table = pd.read_csv(run / "patients.csv")
+    table = read_table(run / "patients.csv")
     model = run / "model"
     if len(table):
         segmenter = Segmenter.load(model)

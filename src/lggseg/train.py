@@ -36,7 +36,7 @@ from lggseg.datamodule import CohortDataModule
 from lggseg.model_folder import amend_card, write_card
 from lggseg.models import build_network
 from lggseg.module import SegmentationModule
-from lggseg.paths import lock_run, new_folder, replace_file, write_table, writing
+from lggseg.paths import lock_run, new_folder, read_table, replace_file, write_table, writing
 from lggseg.predict import Segmenter, evaluate, export_model
 from lggseg.progress import progress_bar
 from lggseg.splits import (
@@ -195,7 +195,7 @@ def score_folds(
     options: dict[str, Any] = {"resume": resume, "progress": progress}
     for fold in folds_of(split) if folds is None else folds:
         folder = train(replace(config, fold=fold), cohort, split, run / f"fold-{fold}", **options)
-        tables.append(pd.read_csv(folder / "patients.csv").assign(fold=fold))
+        tables.append(read_table(folder / "patients.csv").assign(fold=fold))
         # What the first fold measured holds for all.
         config = replace(config, precision=Config.load(folder / "config.json").precision)
     table = pd.concat(tables, ignore_index=True)

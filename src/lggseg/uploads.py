@@ -53,7 +53,8 @@ class Study:
 def read_study(body: bytes, most: int) -> Study:
     """A body's files as a volume of at most so many slices. Raises ``DataError``, ``Refused`` among
     them."""
-    files = split_body(body)
+    sent = split_body(body)
+    files = [file for file in sent if file.name[:1] != "."] or sent
     kinds = {_kind(file) for file in files}
     if kinds == {"TIFF"}:
         return _of_tiffs(files, most)

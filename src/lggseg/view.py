@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import FastAPI, Query, Request, Response
@@ -39,6 +40,7 @@ from lggseg.paths import DataError
 from lggseg.predict import Prediction, Segmenter, volume_paths
 from lggseg.serve import Answer, load_model, quality_flags, require_probabilities
 from lggseg.server import IDLE_SECONDS, BoundedAnswers, Limits, Room, read_body, run
+from lggseg.tree import volume_name
 from lggseg.uploads import Study, read_study
 from lggseg.volume import channel_statistics
 
@@ -118,8 +120,7 @@ class Cases:
             action = "Use lggseg predict, which has no such limit."
             expected = f"at most {self._limits.slices}"
             raise DataError(path, f"{len(volume)} slices", expected, action)
-        name = path.stem if path.is_file() else path.name
-        return segment(self._segmenter, Study(readable(name), volume, truth))
+        return segment(self._segmenter, Study(readable(volume_name(path)), volume, truth))
 
     def _read_body(self, body: bytes) -> Case:
         return segment(self._segmenter, read_study(body, self._limits.slices))
@@ -233,8 +234,10 @@ def _add_answers(app: FastAPI, cases: Cases, segmenter: Segmenter) -> None:
 
 
 def _attachment(case: Case, ending: str, kind: str, content: bytes) -> Response:
-    name = re.sub(r"[^\w.-]", "_", case.study.name, flags=re.ASCII)
-    disposition = f'attachment; filename="{name}_mask.{ending}"'
+    name = f"{case.study.name}_mask.{ending}"
+    plain = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)  # where the other is not understood
+    exact = quote(name, safe="", errors="replace")
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}"
     return Response(content, media_type=kind, headers={"Content-Disposition": disposition})
 
 
