@@ -6,7 +6,6 @@ Heavy libraries are imported by the command that needs them, so that ``--help`` 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lggseg import config as configuration
-from lggseg.paths import write_json, write_table
+from lggseg.paths import private_folder, read_json, write_json, write_table
+from lggseg.stopping import SIGNALS, Stopped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,14 +55,14 @@ def train_from_options(options: argparse.Namespace) -> Path:
     from lggseg import distributed
     from lggseg.train import train
 
-    cohort, split = _cohort_and_split(options)
     config = configuration.from_options(options)
+    cohort, split = _cohort_and_split(options)
     run = train(config, cohort, split, options.run, resume=options.resume)
     if distributed.rank():
         return run
-    summary = json.loads((run / "model" / "config.json").read_text())["validation"]
-    if summary:
-        print(f"validation Dice per patient: {_interval(summary['dice'])}")
+    card = read_json(run / "model" / "config.json", "Delete the folder model and --resume.")
+    if card.get("validation"):
+        print(f"validation Dice per patient: {_interval(card['validation']['dice'])}")
     print(f"run folder {run}")
     return run
 
@@ -70,8 +70,8 @@ def train_from_options(options: argparse.Namespace) -> Path:
 def _crossvalidate(options: argparse.Namespace) -> None:
     from lggseg.train import crossvalidate
 
-    cohort, split = _cohort_and_split(options)
     config = configuration.from_options(options)
+    cohort, split = _cohort_and_split(options)
     table = crossvalidate(config, cohort, split, options.run, resume=options.resume)
     _write_summary(cohort, table.drop(columns="fold"), options.run)
     print(f"the model of all but the test patients is {options.run / 'final' / 'model'}")
@@ -82,8 +82,8 @@ def _compare(options: argparse.Namespace) -> None:
     from lggseg.models import NETWORKS
     from lggseg.stats import compare_all
 
-    cohort, split = _cohort_and_split(options)
     base = configuration.from_options(options)
+    cohort, split = _cohort_and_split(options)
     configs = {name: replace(base, network=name) for name in options.networks or NETWORKS}
     table = compare(configs, cohort, split, options.run, resume=options.resume)
     dice = per_patient(table)
@@ -95,9 +95,9 @@ def _compare(options: argparse.Namespace) -> None:
 def _tune(options: argparse.Namespace) -> None:
     from lggseg.tune import best_config, helpers, tune
 
-    cohort, split = _cohort_and_split(options)
     config = configuration.from_options(options)
-    with helpers(options.workers - 1, options.arguments):
+    cohort, split = _cohort_and_split(options)
+    with SIGNALS, helpers(options.workers - 1, options.arguments):
         table = tune(
             config,
             cohort,
@@ -118,7 +118,8 @@ def _cohort_and_split(options: argparse.Namespace) -> tuple[Cohort, pd.DataFrame
     from lggseg.splits import make_split, read_split
 
     cohort = load_cohort(options.data)
-    return cohort, read_split(options.split) if options.split else make_split(cohort, seed=0)
+    split = read_split(options.split, cohort) if options.split else make_split(cohort, seed=0)
+    return cohort, split
 
 
 def _write_summary(cohort: Cohort, table: pd.DataFrame, out: Path) -> dict[str, dict[str, float]]:
@@ -195,6 +196,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if not patients:
             raise ValueError(f"{options.model}: found no {options.role} patient of its fold.")
     table = evaluate(segmenter, cohort, patients)
+    private_folder(options.out)
     write_table(table, options.out / "patients.csv")
     scores = _write_summary(cohort, table, options.out)
     if options.record:
@@ -353,6 +355,8 @@ def run(call: Callable[[], object]) -> int:
         return 0
     except (ValueError, RuntimeError, OSError) as error:
         code, message = 1, str(error)
+    except Stopped as stop:
+        code, message = stop.status, str(stop)
     except KeyboardInterrupt:
         code, message = 130, "interrupted"
     # Not before a progress bar, which goes with the error, has ended its line.

@@ -7,14 +7,14 @@ The same names are the command-line options (``--learning-rate``), SageMaker's h
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lggseg.paths import write_json
+from lggseg.paths import DataError, read_json, write_json
 
 
 def _knob(
@@ -76,9 +76,12 @@ class Config:
         for knob in fields(self):
             value, choices = getattr(self, knob.name), knob.metadata["choices"]
             low, high = knob.metadata["low"], knob.metadata["high"]
+            if not _is_of_type(value, str(knob.type)):
+                raise ValueError(f"{knob.name}={value!r}: expected a value of type {knob.type}")
             if choices and value not in choices:
                 raise ValueError(f"{knob.name}={value!r}: expected one of {choices}")
-            if not isinstance(value, str) and not low <= value <= high:
+            finite = isinstance(value, str) or math.isfinite(value)
+            if not finite or (not isinstance(value, str) and not low <= value <= high):
                 raise ValueError(f"{knob.name}={value!r}: expected a value from {low} to {high}")
 
     @property
@@ -114,12 +117,25 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        """Read what :meth:`save` wrote; ``ValueError`` when another version did."""
-        values = json.loads(path.read_text())
+        """Read what :meth:`save` wrote; ``DataError`` when another version did, or nobody."""
+        action = "Restore the file, or start a new run."
+        values = read_json(path, action)
         odd = sorted(set(values) ^ {knob.name for knob in fields(cls)})
         if odd:
-            raise ValueError(f"{path}: the knob {odd[0]!r} is of another version. Start a new run.")
-        return cls(**values)
+            found = f"the knobs of another version (one differs: {odd[0]!r})"
+            raise DataError(path, found, "those of this version", action)
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise DataError(path, f"a wrong knob ({error})", "what was saved", action) from error
+
+
+def _is_of_type(value: Any, kind: str) -> bool:
+    """Whether a value is of a knob's type; NumPy's numbers are numbers, ``True`` is none."""
+    if kind in ("int", "float"):
+        number = numbers.Integral if kind == "int" else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, {"bool": bool, "str": str}[kind])
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:
