@@ -23,12 +23,14 @@ Full = Callable[[int], AbstractContextManager[None]]
 @contextmanager
 def full(size: int) -> Iterator[None]:
     """No file can grow beyond so many bytes: the system refuses as on a full disk."""
+    cached, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # it would be cut off
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = cached
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def command_of(name: str, model: Path, tree: Path, out: Path) -> list[str]:
     [
         ("split", 100, "split.csv", []),
         ("train", 10_000, "last.ckpt", []),
-        ("train", 100, "split.csv", []),
+        ("train", 100, "config.json", []),
         ("tune", 10_000, "study.db", None),
         ("predict", 50, "_mask.tif", []),
         ("evaluate", 50, "patients.csv", []),

@@ -54,7 +54,7 @@ def open_study(folder: Path | str, seed: int = 0) -> optuna.Study:
     with _no_warnings(), _database(folder):
         storage = optuna.storages.RDBStorage(
             # Else a "?", "#" or "%20" in the path would not be taken for letters of it.
-            URL.create("sqlite", database=str(folder / "study.db")).render_as_string(),
+            URL.create("sqlite", database=str(folder.absolute() / "study.db")).render_as_string(),
             engine_kwargs={"connect_args": {"timeout": 60}},
             heartbeat_interval=HEARTBEAT,
             grace_period=GRACE,
@@ -148,6 +148,8 @@ def _search(
     progress: bool,
 ) -> pd.DataFrame:
     config = replace(config, precision=_precision(study, config))
+    # Its warnings of a trial that failed or was stopped are tracebacks.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     known = {name: getattr(config, name) for name in SEARCH_SPACE}
     inside = {name: value for name, value in known.items() if value in SEARCH_SPACE[name]}
     study.enqueue_trial(inside, skip_if_exists=True)
@@ -155,7 +157,11 @@ def _search(
     def objective(trial: optuna.Trial) -> float:
         _beat(trial)
         _stop_when_enough(trial, trials)
-        return _score(trial, replace(config, **suggest(trial)), cohort, split, folds)
+        try:
+            return _score(trial, replace(config, **suggest(trial)), cohort, split, folds)
+        except NonFiniteLoss as error:
+            print(f"trial {trial.number} does not count: {error}", file=sys.stderr)
+            raise
 
     keep = _keep_table(folder)
     with _database(folder), _finished_bar(study, trials, progress) as update:
@@ -203,6 +209,7 @@ def _study_of(folder: Path, terms: dict[str, Any], seed: int) -> optuna.Study:
         tried = _count(study, (*FINISHED, TrialState.RUNNING))
         if not tried and study.user_attrs.get("terms", terms) != terms:
             optuna.delete_study(study_name=study.study_name, storage=study._storage)
+            study = open_study(folder)
         study = open_study(folder, seed=seed + len(study.get_trials(deepcopy=False)))
         _same_search(study, folder, terms)
     return study
