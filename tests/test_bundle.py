@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,17 @@ from safetensors.torch import load_file, save_file
 from lggseg import cli
 from lggseg.bundle import PACKAGES, export_bundle, inference, metadata
 from lggseg.config import Config
+from lggseg.model_folder import write_card
 from lggseg.models import NETWORKS, build_network
-from lggseg.monai_workflow import DropSmallPartsd, MirrorSliceInferer, ToGridd, find_scans
-from lggseg.paths import DataError, write_json
+from lggseg.monai_workflow import (
+    DropSmallPartsd,
+    MirrorSliceInferer,
+    ToGridd,
+    WholeScansd,
+    find_scans,
+    whole_weights,
+)
+from lggseg.paths import DataError
 from lggseg.phantom import make_patient, plan_cohort
 from lggseg.predict import Segmenter, predict_nifti
 from lggseg.volume import drop_small_parts
@@ -84,8 +91,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {name: value.contiguous() for name, value in weights.items()},
         folder / "weights.safetensors",
     )
-    write_json({"config": asdict(PLAIN), "simulated": True}, folder / "config.json")
     (folder / "model.onnx").touch()
+    write_card(PLAIN, {"data_fingerprint": "", "split_fingerprint": "", "simulated": True}, folder)
     return folder
 
 
@@ -283,3 +290,25 @@ def test_small_parts_are_dropped_from_the_whole_volume() -> None:
     assert found.dtype == mask.dtype and found.sum() == 32
     expected = drop_small_parts(mask[0].numpy() > 0, 0.1)
     assert np.array_equal(found[0].numpy() > 0, expected)
+
+
+def test_a_damaged_scan_or_weight_is_refused(bundle: Path, patients: Path, tmp_path: Path) -> None:
+    """nibabel and torch compare no checksum."""
+    scan = patients / "straight" / "flair.nii.gz"
+    weights = bundle / "models" / "model.pt"
+    check = WholeScansd(keys="image")
+    assert check({"image": [str(scan)]}) == {"image": [str(scan)]}
+    assert whole_weights(str(weights)) == str(weights)
+    for path, call in ((scan, lambda p: check({"image": [p]})), (weights, whole_weights)):
+        content = path.read_bytes()
+        damaged = bytearray(content)
+        damaged[len(content) // 2] ^= 1
+        for number, wrong in enumerate((bytes(damaged), content[:-9], b"")):
+            other = tmp_path / f"{number}{path.name}"
+            other.write_bytes(wrong)
+            if wrong or path == weights:  # an empty file is a whole gzip of nothing
+                with pytest.raises(ValueError, match=f"{other}: found a damaged file"):
+                    call(str(other))
+    config = inference(Config())
+    assert config["preprocessing"]["transforms"][0]["_target_"].endswith(".WholeScansd")
+    assert config["checkpoint"]["_target_"].endswith(".whole_weights")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +11,9 @@ from test_train import CONFIG
 from lggseg import compare
 from lggseg.config import SEARCH_SPACE
 from lggseg.data import Cohort
+from lggseg.model_folder import read_card, write_card
 from lggseg.models import NETWORKS, build_network, describe
-from lggseg.predict import Segmenter
+from lggseg.predict import Segmenter, export_model
 from lggseg.splits import make_split
 
 
@@ -136,12 +135,14 @@ def test_only_the_final_table_scores_test_patients_by_the_mean_of_the_folds(
 def test_ensembles_need_the_same_channels(
     compared: Path, cohort: Cohort, split: pd.DataFrame, tmp_path: Path
 ) -> None:
-    card = json.loads((compared / "unet" / "fold-0" / "model" / "config.json").read_text())
-    card["config"]["neighbours"] = not card["config"]["neighbours"]
-    shutil.copytree(compared / "unet" / "fold-0" / "model", tmp_path / "model")
-    (tmp_path / "model" / "config.json").write_text(json.dumps(card))
+    folder = compared / "unet" / "fold-0" / "model"
+    config, _ = read_card(folder)
+    other = replace(config, neighbours=not config.neighbours)
+    export_model(build_network(other), other, tmp_path / "model")
+    facts = {"data_fingerprint": "", "split_fingerprint": "", "simulated": True}
+    write_card(other, facts, tmp_path / "model")
     with pytest.raises(ValueError, match=r"found models of \[5, 3\] channels"):
-        Segmenter.ensemble([compared / "unet" / "fold-0" / "model", tmp_path / "model"])
+        Segmenter.ensemble([folder, tmp_path / "model"])
 
 
 def test_test_patients_are_segmented_by_the_mean_of_the_folds(

@@ -126,6 +126,7 @@ def test_a_space_reads_well() -> None:
         ("paste", "true"),
         ("network", 1),
         ("learning_rate", float("inf")),
+        ("learning_rate", 10**400),
         ("learning_rate", float("nan")),
     ],
 )
@@ -134,8 +135,15 @@ def test_types_are_enforced(name: str, value: object) -> None:
         Config(**{name: value})
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
-    assert Config(epochs=np.int64(3), learning_rate=np.float32(0.5), dropout=0).epochs == 3
+def test_numbers_of_numpy_are_numbers_and_can_be_saved(tmp_path: Path) -> None:
+    config = Config(epochs=np.int64(3), learning_rate=np.float32(0.5), dropout=0)
+    config.save(tmp_path / "config.json")
+    assert Config.load(tmp_path / "config.json") == config
+    assert [type(v) for v in (config.epochs, config.learning_rate, config.dropout)] == [
+        int,
+        float,
+        float,
+    ]
 
 
 @pytest.mark.parametrize(

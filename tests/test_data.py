@@ -203,13 +203,16 @@ def test_truncated_file(tree: Path) -> None:
 
 def test_a_compressed_tiff(tree: Path) -> None:
     Image.fromarray(np.zeros((256, 256, 3), np.uint8)).save(first(tree), compression="tiff_lzw")
-    assert "save it uncompressed" in load_error(tree)
+    message = load_error(tree)
+    assert "found LZW compression" in message and "save it uncompressed" in message
 
 
 def test_not_a_tiff(tree: Path) -> None:
-    first(tree).write_bytes(b"GIF89a, surely not a TIFF")
+    first(tree).write_bytes(b"surely not a TIFF")
     message = load_error(tree)
-    assert str(first(tree)) in message and "no readable TIFF" in message
+    assert f"{first(tree)}: found a broken TIFF" in message
+    first(tree).write_bytes(b"GIF89a")
+    assert "found a GIF picture; expected a TIFF" in load_error(tree)
 
 
 def test_empty_file(tree: Path) -> None:

@@ -15,7 +15,8 @@ from lggseg.cloud import deploy
 from lggseg.cloud.account import Account
 from lggseg.cloud.hosting import Clients, Hosted, create_endpoint, pack
 from lggseg.formats import ATTRIBUTES_HEADER, JSON, NPY
-from lggseg.predict import FILES, Segmenter
+from lggseg.model_folder import FILES
+from lggseg.predict import Segmenter
 
 if TYPE_CHECKING:
     from aws_shapes import Request

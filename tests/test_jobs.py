@@ -16,8 +16,8 @@ from lggseg.cloud.cost import Plan
 from lggseg.cloud.storage import make_bucket
 from lggseg.config import Config
 from lggseg.container import TABLES
+from lggseg.model_folder import FILES
 from lggseg.paths import DataError
-from lggseg.predict import FILES
 
 if TYPE_CHECKING:
     from aws_shapes import Request

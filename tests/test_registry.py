@@ -10,7 +10,8 @@ import pytest
 
 from lggseg import registry
 from lggseg.data import DataError
-from lggseg.predict import FILES, Segmenter
+from lggseg.model_folder import FILES
+from lggseg.predict import Segmenter
 
 if TYPE_CHECKING:
     from aws_shapes import Request

@@ -25,9 +25,9 @@ from test_train import CONFIG, SCRIPT
 from lggseg import cli, compare, container, models, train, tune
 from lggseg.config import Config
 from lggseg.data import Cohort, DataError, load_cohort
+from lggseg.model_folder import FILES
 from lggseg.module import NonFiniteLoss
 from lggseg.paths import write_json
-from lggseg.predict import FILES
 from lggseg.run_folder import has_begun
 from lggseg.splits import make_split, read_split, split_fingerprint, write_split
 from lggseg.stopping import Stopped

@@ -143,6 +143,12 @@ WRITERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
         TIFF,
         lambda volume: tiff_bytes(volume, compression="zlib", predictor=2, rowsperstrip=10),
     ),
+    "tiff, planes apart": (
+        TIFF,
+        lambda volume: tiff_bytes(np.moveaxis(volume, -1, 1), planarconfig="separate"),
+    ),
+    "tiff, tiles": (TIFF, lambda volume: tiff_bytes(volume, tile=(64, 64))),
+    "tiff, BigTIFF": (TIFF, lambda volume: tiff_bytes(volume, bigtiff=True)),
     "tiff, big-endian strips": (
         TIFF,
         lambda volume: tiff_bytes(volume, byteorder=">", rowsperstrip=7),
@@ -321,9 +327,6 @@ BAD_BODIES: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
     "16 bits": (TIFF, lambda v: tiff_bytes(v.astype(np.uint16))),
     "float pages": (TIFF, lambda v: tiff_bytes(v[:1].astype(np.float32) * np.nan)),
     "small pages": (TIFF, lambda v: tiff_bytes(v[:, :64, :64])),
-    "planes apart": (TIFF, lambda v: tiff_bytes(np.moveaxis(v, -1, 1), planarconfig="separate")),
-    "tiles": (TIFF, lambda v: tiff_bytes(v, tile=(64, 64))),
-    "BigTIFF": (TIFF, lambda v: tiff_bytes(v, bigtiff=True)),
     "lzma": (TIFF, lambda v: tiff_bytes(v, compression="lzma")),
     "no page": (TIFF, lambda v: b"II*\0" + bytes(4)),
     "a page beyond the end": (TIFF, lambda v: b"II*\0" + struct.pack("<I", 2**32 - 2)),

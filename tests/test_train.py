@@ -20,8 +20,9 @@ from lggseg.config import Config, profile
 from lggseg.data import Cohort, DataError
 from lggseg.datamodule import Batch, DeviceCohort, TrainingRows
 from lggseg.metrics import patient_metrics
+from lggseg.model_folder import FILES
 from lggseg.paths import try_lock
-from lggseg.predict import FILES, Segmenter, evaluate, predict_folder
+from lggseg.predict import Segmenter, evaluate, predict_folder
 from lggseg.splits import LeakageError, fold_sides, make_split, patients_of
 from lggseg.step import Networks, TrainingStep, build_optimizer, runner
 
@@ -358,6 +359,11 @@ def test_a_broken_model_folder_names_the_file(run: Path, tmp_path: Path) -> None
     for name in FILES:
         (tmp_path / name).write_bytes((run / "model" / name).read_bytes())
     (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(DataError, match=r"model.onnx: found the checksum .* changed or damaged"):
+        Segmenter.load(tmp_path)
+    card = json.loads((tmp_path / "config.json").read_text())
+    del card["checksums"]
+    (tmp_path / "config.json").write_text(json.dumps(card))
     with pytest.raises(DataError, match=r"model.onnx: found what ONNX Runtime cannot read"):
         Segmenter.load(tmp_path)
     (tmp_path / "config.json").write_text("{}")

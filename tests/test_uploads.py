@@ -195,10 +195,32 @@ BAD: dict[str, Bad] = {
     "NIfTI cut off": (400, lambda s: body_of({"a.nii": scan().to_bytes()[:-100]})),
     "gzip cut off": (400, lambda s: body_of({"a.nii.gz": nifti()[:-1000]})),
     "a gzip bomb": (413, lambda s: body_of({"a.nii.gz": bomb()})),
-    "a claim of many voxels": (
-        413,
+    "a claim of many volumes": (
+        422,
         lambda s: body_of({"a.nii": header(dim=(7, *[30000] * 7))}),
     ),
+    "a claim of many voxels": (
+        413,
+        lambda s: body_of({"a.nii": header(dim=(3, *[30000] * 3, 1, 1, 1, 1))}),
+    ),
+    "sizes of 4300 digits": (
+        400,
+        lambda s: (
+            b'[{"name": "a.tif", "size": %s}, {"name": "b.tif", "size": %s}]\n'
+            % (b"9" * 4300, b"9" * 4300)
+        ),
+    ),
+    "half of a letter in a name": (400, lambda s: b'[{"name": "\\ud800.tif", "size": 0}]\n'),
+    "half of a letter in a role": (
+        400,
+        lambda s: b'[{"name": "a.nii", "size": 0, "role": "\\ud800"}]\n',
+    ),
+    "half of a pair": (
+        415,
+        lambda s: body_of({"a.hdr": scan().to_bytes()[:344] + b"ni1\0" + bytes(4)}),
+    ),
+    "Analyze 7.5": (415, lambda s: body_of({"a.hdr": scan().to_bytes()[:344] + bytes(8)})),
+    "DICOM by another name": (415, lambda s: body_of({"a.nii": bytes(128) + b"DICM" + bytes(900)})),
     "more slices than a head has": (
         413,
         lambda s: body_of({"a.nii": nifti(scan(shape=(4, 4, MOST + 1)))}),
@@ -206,7 +228,7 @@ BAD: dict[str, Bad] = {
     "a far offset": (413, lambda s: body_of({"a.nii": header(offset=(1e18,))})),
     "a negative offset": (400, lambda s: body_of({"a.nii": header(offset=(-1e18,))})),
     "an offset of no number": (400, lambda s: body_of({"a.nii": header(offset=(float("nan"),))})),
-    "negative edges": (413, lambda s: body_of({"a.nii": header(dim=(3, -60, 70, 12, 1, 1, 1, 1))})),
+    "negative edges": (422, lambda s: body_of({"a.nii": header(dim=(3, -60, 70, 12, 1, 1, 1, 1))})),
     "complex voxels": (
         422,
         lambda s: body_of({"a.nii": header(datatype=(32,), dim=(3, 9, 9, 9, 1, 1, 1, 1))}),

@@ -110,7 +110,7 @@ def inference(config: Config) -> dict[str, Any]:
         "bundle_root": ".",
         "dataset_dir": "dataset",
         "output_dir": "$@bundle_root + '/eval'",
-        "checkpoint": "$@bundle_root + '/models/model.pt'",
+        "checkpoint": _ours("whole_weights", path="$@bundle_root + '/models/model.pt'"),
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         **_network(config),
         "preprocessing": _compose(_preprocessing(config)),
@@ -167,6 +167,7 @@ def _network(config: Config) -> dict[str, Any]:
 def _preprocessing(config: Config) -> list[dict[str, Any]]:
     sight = {"neighbours": config.neighbours, "downsample": config.downsample}
     return [
+        _ours("WholeScansd", keys="image"),
         _component("LoadImaged", keys="image", ensure_channel_first=True),
         # Slices upwards, rows front to back, columns from the patient's right to the left.
         _component("Orientationd", keys="image", axcodes="SPL", labels=None),

@@ -180,7 +180,8 @@ def _view(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from lggseg.data import load_cohort
-    from lggseg.predict import Segmenter, amend_card, evaluate
+    from lggseg.model_folder import amend_card
+    from lggseg.predict import Segmenter, evaluate
     from lggseg.splits import patients_of, read_split, split_fingerprint
 
     cohort, segmenter = load_cohort(options.data), Segmenter.load(options.model)

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from io import BytesIO
 from typing import Self
 
@@ -24,13 +25,14 @@ from lggseg.volume import SIZE, channel_statistics
 Send = Callable[[bytes, dict[str, str]], bytes]
 # Whole batches, whose probability (float32) fits into an answer.
 PART = MAX_BYTES // (SIZE * SIZE * 4) // BATCH * BATCH
+_LONGEST_MESSAGE = 10_000
 
 
 def http_sender(url: str, timeout: float = 60) -> Send:
     """A transport by HTTP to ``url``, such as ``http://127.0.0.1:8080/invocations``.
 
     It raises ``RuntimeError`` with the server's message for a refused request, ``OSError`` where
-    there is no answer within so many seconds.
+    there is no whole answer within so many seconds.
     """
 
     def send(body: bytes, headers: dict[str, str]) -> bytes:
@@ -40,9 +42,18 @@ def http_sender(url: str, timeout: float = 60) -> Send:
         request = urllib.request.Request(url, body, headers)
         try:
             with urllib.request.urlopen(request, timeout=timeout) as response:
-                return bytes(response.read())
+                answer = bytes(response.read(MAX_BYTES + 1))
+                promised = int(response.headers.get("Content-Length", len(answer)))
         except urllib.error.HTTPError as error:
-            raise RuntimeError(f"{url}: {error.code} {error.read().decode()}") from error
+            message = error.read(_LONGEST_MESSAGE).decode(errors="replace")
+            raise RuntimeError(f"{url}: {error.code} {message}") from error
+        except HTTPException as error:  # an answer that was cut off, or none of HTTP's
+            raise OSError(f"{url}: found no whole answer ({error!r})") from error
+        if len(answer) > MAX_BYTES:
+            raise RuntimeError(f"{url}: found an answer of more than {MAX_BYTES} bytes")
+        if len(answer) < promised:
+            raise OSError(f"{url}: found {len(answer)} bytes of {promised}: it was cut off")
+        return answer
 
     return send
 
@@ -51,21 +62,47 @@ def segment(volume: np.ndarray, send: Send, part: int = PART) -> Prediction:
     """What ``Segmenter.predict(volume)`` gives, to the pixel, asked for ``part`` slices at a time.
 
     volume: uint8 ``(slices, 256, 256, 3)``. The floats are the same too where ``part`` is whole
-    batches, which the network then sees as in one piece. Raises what ``send`` raises, and
-    ``ValueError`` for a part that is no multiple or divisor of a batch.
+    batches, which the network then sees as in one piece. Raises what ``send`` raises,
+    ``ValueError`` for a part that is no multiple or divisor of a batch, and ``RuntimeError`` for an
+    answer that is none of this package's endpoint.
     """
     if not 0 < part <= PART or (part % BATCH and BATCH % part):
         raise ValueError(f"part={part}: expected a multiple or divisor of {BATCH} up to {PART}")
     statistics = channel_statistics(volume)
-    model = json.loads(_ask(send, volume[:1], statistics, JSON, ""))["model"]
+    threshold, smallest = _model(_ask(send, volume[:1], statistics, JSON, ""))
     parts = []
     for start in range(0, len(volume), part):
         before, after = int(start > 0), int(start + part < len(volume))
         pixels = volume[start - before : start + part + after]
         more = f"context={before},{after}; probability=1"
         answer = _ask(send, pixels, statistics, NPY, more)
-        parts.append(np.load(BytesIO(answer), allow_pickle=False))
-    return Prediction.of(np.concatenate(parts), model["threshold"], model["smallest_part"])
+        parts.append(_probability(answer, len(pixels) - before - after))
+    return Prediction.of(np.concatenate(parts), threshold, smallest)
+
+
+def _model(answer: bytes) -> tuple[float, float]:
+    """Threshold and smallest part of the model that answers."""
+    try:
+        model = json.loads(answer)["model"]
+        return float(model["threshold"]), float(model["smallest_part"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_answer(f"no facts of a model ({error!r})") from error
+
+
+def _probability(answer: bytes, slices: int) -> np.ndarray:
+    try:
+        probability: np.ndarray = np.load(BytesIO(answer), allow_pickle=False)
+        form = probability.dtype, probability.shape
+    except (ValueError, EOFError, OSError) as error:
+        raise _no_answer(f"no whole npy file ({error})") from error
+    if form != (np.float32, (slices, SIZE, SIZE)):
+        raise _no_answer(f"{form[0]} {form[1]}")
+    return probability
+
+
+def _no_answer(found: str) -> RuntimeError:
+    expected = "the answer of `lggseg serve`; is it the endpoint of this version?"
+    return RuntimeError(f"answer: found {found}; expected {expected}")
 
 
 def _ask(send: Send, pixels: np.ndarray, statistics: np.ndarray, accept: str, more: str) -> bytes:

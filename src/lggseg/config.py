@@ -76,13 +76,15 @@ class Config:
         for knob in fields(self):
             value, choices = getattr(self, knob.name), knob.metadata["choices"]
             low, high = knob.metadata["low"], knob.metadata["high"]
-            if not _is_of_type(value, str(knob.type)):
+            typed = _typed(value, str(knob.type))
+            if typed is None:
                 raise ValueError(f"{knob.name}={value!r}: expected a value of type {knob.type}")
             if choices and value not in choices:
                 raise ValueError(f"{knob.name}={value!r}: expected one of {choices}")
-            finite = isinstance(value, str) or math.isfinite(value)
+            finite = not isinstance(typed, float) or math.isfinite(typed)
             if not finite or (not isinstance(value, str) and not low <= value <= high):
                 raise ValueError(f"{knob.name}={value!r}: expected a value from {low} to {high}")
+            object.__setattr__(self, knob.name, typed)
 
     @property
     def channels(self) -> int:
@@ -130,12 +132,16 @@ class Config:
             raise DataError(path, f"a wrong knob ({error})", "what was saved", action) from error
 
 
-def _is_of_type(value: Any, kind: str) -> bool:
-    """Whether a value is of a knob's type; NumPy's numbers are numbers, ``True`` is none."""
-    if kind in ("int", "float"):
-        number = numbers.Integral if kind == "int" else numbers.Real
-        return isinstance(value, number) and not isinstance(value, bool)
-    return isinstance(value, {"bool": bool, "str": str}[kind])
+def _typed(value: Any, kind: str) -> Any:
+    """A value as its knob's type, ``None`` where it is of another: NumPy's numbers are numbers, and
+    ``True`` is none."""
+    abstract = {"int": numbers.Integral, "float": numbers.Real, "bool": bool, "str": str}[kind]
+    if not isinstance(value, abstract) or (kind != "bool" and isinstance(value, bool)):
+        return None
+    try:
+        return {"int": int, "float": float, "bool": bool, "str": str}[kind](value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tifffile
 
 from lggseg.paths import (
     PATIENT,
@@ -39,6 +38,7 @@ from lggseg.paths import (
 )
 from lggseg.progress import progress_bar
 from lggseg.threads import usable_cpus
+from lggseg.tiff import BadTiff, read_pages
 from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
 _CACHE_VERSION = 3
@@ -219,38 +219,32 @@ def _require_masks(masks: Sequence[Path]) -> None:
         raise DataError(missing[0], "no such file", "a mask beside each slice", action)
 
 
-_COPY_AGAIN = "Download or copy the file again; if it is compressed, save it uncompressed."
+# Pages of a volume in one TIFF, and bytes of a TIFF: uncompressed, with room for its tags.
+MOST_PAGES = 2048
+MOST_TIFF_BYTES = MOST_PAGES * (SIZE * SIZE * 4 + 4096)
 
 
-def _read_tiff(path: Path) -> np.ndarray:
-    """The first page, or all pages stacked where there are several."""
+def _read_tiff(path: Path, samples: int, most: int, expected: str, action: str) -> np.ndarray:
+    """At most so many pages of a TIFF: uint8 ``(pages, 256, 256, samples)``. ``action`` is what to
+    do with a whole TIFF of something else than ``expected``."""
     try:
-        with tifffile.TiffFile(path) as tiff:
-            pages = [np.ascontiguousarray(page.asarray()) for page in tiff.pages]
-        return pages[0] if len(pages) == 1 else np.stack(pages)
-    except Exception as error:  # a broken TIFF makes tifffile raise many kinds
-        kind = "an empty file" if path.stat().st_size == 0 else f"no readable TIFF ({error})"
-        raise DataError(path, kind, "an uncompressed 8-bit TIFF", _COPY_AGAIN) from error
-
-
-def _describe(array: np.ndarray) -> str:
-    return f"{array.dtype} of shape {array.shape}"
+        if path.stat().st_size > MOST_TIFF_BYTES:
+            raise BadTiff(413, f"more than {MOST_TIFF_BYTES} bytes")
+        return read_pages(path.read_bytes(), most, samples)
+    except BadTiff as error:
+        expected = "a TIFF of 8 bits" if error.status == 400 else expected
+        raise DataError(path, error.found, expected, error.action or action) from error
 
 
 def _read_image(path: Path) -> np.ndarray:
-    image = _read_tiff(path)
-    if image.dtype != np.uint8 or image.shape != (SIZE, SIZE, 3):
-        expected = f"uint8 of shape ({SIZE}, {SIZE}, 3): pre-contrast, FLAIR, post-contrast"
-        action = "Convert the slice: 8 bits, 256×256 pixels, three channels."
-        raise DataError(path, _describe(image), expected, action)
-    return image
+    expected = f"uint8 of shape ({SIZE}, {SIZE}, 3): pre-contrast, FLAIR, post-contrast"
+    action = "Convert the slice: 8 bits, 256×256 pixels, three channels."
+    return _read_tiff(path, 3, 1, expected, action)[0]
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    mask = _read_tiff(path)
-    if mask.dtype != np.uint8 or mask.shape != (SIZE, SIZE):
-        expected = f"uint8 of shape ({SIZE}, {SIZE})"
-        raise DataError(path, _describe(mask), expected, "Convert the mask to one 8-bit channel.")
+    expected, action = f"uint8 of shape ({SIZE}, {SIZE})", "Convert the mask to one 8-bit channel."
+    mask = _read_tiff(path, 1, 1, expected, action)[0, ..., 0]
     if np.any((mask != 0) & (mask != 255)):
         other = int(mask[(mask != 0) & (mask != 255)][0])
         action = "Write tumour as 255 and everything else as 0."
@@ -259,14 +253,10 @@ def _read_mask(path: Path) -> np.ndarray:
 
 
 def _read_pages(path: Path) -> np.ndarray:
-    volume = _read_tiff(path)
-    volume = volume[None] if volume.shape == (SIZE, SIZE, 3) else volume
-    if volume.dtype != np.uint8 or volume.ndim != 4 or volume.shape[1:] != (SIZE, SIZE, 3):
-        expected = f"uint8 of shape (slices, {SIZE}, {SIZE}, 3)"
-        action = "Write one RGB page a slice: pre-contrast, FLAIR, post-contrast. "
-        action += "Or give the scans as NIfTI, which may have any size and depth."
-        raise DataError(path, _describe(volume), expected, action)
-    return volume
+    expected = f"uint8 of shape (slices, {SIZE}, {SIZE}, 3), at most {MOST_PAGES} slices"
+    action = "Write one RGB page a slice: pre-contrast, FLAIR, post-contrast. "
+    action += "Or give the scans as NIfTI, which may have any size and depth."
+    return _read_tiff(path, 3, MOST_PAGES, expected, action)
 
 
 def _read_clinical(path: Path, patients: Sequence[str]) -> pd.DataFrame:

@@ -28,6 +28,8 @@ def slices_apart(spacing: float) -> int:
 def finite(values: np.ndarray) -> np.ndarray:
     """The values with their darkest for NaN and infinity; 0 where there is no other."""
     known = np.isfinite(values)
+    if known.all():
+        return values
     return np.where(known, values, values[known].min() if known.any() else 0)
 
 

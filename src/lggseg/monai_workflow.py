@@ -6,6 +6,9 @@ they run without this package. So it imports nothing but NumPy, torch, MONAI and
 
 from __future__ import annotations
 
+import gzip
+import zipfile
+import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,48 @@ def find_scans(dataset_dir: str) -> list[dict[str, list[str]]]:
 def _scan(folder: Path, name: str) -> str | None:
     paths = (folder / f"{name}{suffix}" for suffix in (".nii.gz", ".nii"))
     return next((str(path) for path in paths if path.is_file()), None)
+
+
+def whole_weights(path: str) -> str:
+    """``path``, if each record of that file of weights matches its CRC-32, which torch does not
+    compare. Raises ``ValueError`` otherwise."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+    if damaged:
+        raise _damaged(path, f"{damaged} does not match its checksum")
+    return path
+
+
+def _damaged(path: str, why: object) -> ValueError:
+    return ValueError(f"{path}: found a damaged file ({why}); expected a whole one. Copy it again.")
+
+
+class WholeScansd(MapTransform):
+    """Passes on the paths of scans that match the checksums of gzip, which readers that stop at the
+    last voxel do not compare. Raises ``ValueError`` otherwise."""
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, Iterable[str]]) -> Mapping[Hashable, Iterable[str]]:
+        for key in self.key_iterator(data):
+            for path in set(data[key]):
+                _read_to_the_end(path)
+        return data
+
+
+def _read_to_the_end(path: str) -> None:
+    if not path.endswith(".gz"):
+        return
+    try:
+        with gzip.open(path) as file:
+            while file.read(2**20):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(path, error) from error
 
 
 class ToGridd(MapTransform, InvertibleTransform):

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.funcs import squeeze_image
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from lggseg.grid import PIXEL, Grid, finite, slices_apart
 from lggseg.paths import DataError
+from lggseg.scans import CONVERT, EXPECTED, open_scan
 from lggseg.volume import CHANNELS, FLAIR
 
-SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+SUFFIX = re.compile(r"\.((nii|mgh|hdr|img)(\.gz)?|mgz)$", re.IGNORECASE)
+_HALF = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
+MOST_VOXELS = 2**28  # of a scan: 640 × 640 × 655, or 1 GiB as 32-bit floats
+MOST_SLICES = 1024
 # Slices upwards, rows front to back, columns from the patient's right to the left.
 AXES = axcodes2ornt(("S", "P", "L"))
 # Millimetres by which the grids of two sequences may differ.
@@ -95,7 +99,8 @@ def slices_image(array: np.ndarray, spacing: Sequence[float] | None = None) -> n
 
 
 def is_nifti(path: Path | str) -> bool:
-    """Whether a file is named like NIfTI: ``.nii`` or ``.nii.gz``."""
+    """Whether a file is named like a scan: NIfTI's ``.nii``, ``.nii.gz``, ``.hdr`` and ``.img``, or
+    FreeSurfer's ``.mgz`` and ``.mgh``."""
     return SUFFIX.search(str(path)) is not None
 
 
@@ -127,37 +132,41 @@ def volume_of(images: Mapping[str, nib.Nifti1Image]) -> tuple[np.ndarray, Scan]:
 
 
 def _open(path: Path) -> nib.Nifti1Image:
-    """A file with its header checked; its voxels are read when they are asked for."""
+    """A file with its header checked; its voxels are in memory as they are stored."""
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
-        raise DataError(path, found, "a .nii or .nii.gz file", "Name the file itself.")
-    try:
-        image = nib.load(path)
-        if isinstance(image, nib.Nifti1Image) and image.ndim > 3:
-            image = squeeze_image(image)
-            image.set_filename(path)
-    except Exception as error:  # nibabel passes on what the operating system and zlib raise
-        raise _unreadable(path, error) from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise DataError(path, type(image).__name__, "NIfTI (.nii or .nii.gz)", _CONVERT)
+        raise DataError(path, found, EXPECTED, "Name the file itself.")
+    header, voxels = _pair(path)
+    with header.open("rb") as file, ExitStack() as stack:
+        image = open_scan(
+            file, str(path), MOST_VOXELS, lambda: stack.enter_context(voxels.open("rb"))
+        )
     check_header(path, image)
+    if (slices := slices_of(image)) > MOST_SLICES:
+        raise DataError(path, f"{slices} slices", f"at most {MOST_SLICES}", "Crop or resample it.")
     return image
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(path, f"no readable NIfTI ({error})", "a .nii or .nii.gz file", _CONVERT)
+def _pair(path: Path) -> tuple[Path, Path]:
+    """The files of the header and of the voxels, which for most kinds are one."""
+    match = _HALF.search(path.name)
+    if match is None:
+        return path, path
+    halves = ("HDR", "IMG") if match[1].isupper() else ("hdr", "img")
+    first, last = path.name[: match.start(1)], path.name[match.end(1) :]
+    header, voxels = (path.with_name(f"{first}{half}{last}") for half in halves)
+    for file in (header, voxels):
+        if not file.is_file():
+            expected = "header (.hdr) and voxels (.img) side by side"
+            raise DataError(file, "no such file", expected, "Copy it there, too.")
+    return header, voxels
 
 
 def check_header(path: Path | str, image: nib.Nifti1Image) -> None:
-    """Refuse what is not one 3-D scan of known place. Raises ``DataError``."""
-    if image.ndim != 3 or not all(image.shape):
-        action = "Give one 3-D volume of it (fslroi and nibabel's four_to_three take one out)."
-        raise DataError(path, f"the shape {image.shape}", "one scan of three dimensions", action)
-    if image.get_data_dtype().kind not in "iuf":
-        raise DataError(path, f"{image.get_data_dtype()} voxels", "grey levels", _CONVERT)
+    """Refuse a scan of no known place. Raises ``DataError``."""
     if not (image.header["sform_code"] or image.header["qform_code"]):
         expected = "an sform or a qform, which say what is up and what is left"
-        raise DataError(path, "no orientation in the header", expected, _CONVERT)
+        raise DataError(path, "no orientation in the header", expected, CONVERT)
     spacing = voxel_sizes(image.affine)
     if not np.all((spacing >= VOXEL[0]) & (spacing <= VOXEL[1])):
         found = f"voxels of {' × '.join(f'{edge:.4g}' for edge in spacing)} mm"
@@ -202,11 +211,9 @@ def _spacing(image: nib.Nifti1Image) -> np.ndarray:
 
 def _values(image: nib.Nifti1Image) -> np.ndarray:
     """The scan turned to slices, rows and columns: float32, finite."""
-    try:
-        values = apply_orientation(image.get_fdata(dtype=np.float32), _turn(image))
-    except Exception as error:  # a truncated or damaged file
-        raise _unreadable(Path(str(image.get_filename())), error) from error
-    return finite(values)
+    # Not kept in the image, which would hold them twice.
+    values = image.get_fdata(caching="unchanged", dtype=np.float32)
+    return finite(apply_orientation(values, _turn(image)))
 
 
 def _grey(image: nib.Nifti1Image, grid: Grid) -> np.ndarray:
@@ -215,11 +222,8 @@ def _grey(image: nib.Nifti1Image, grid: Grid) -> np.ndarray:
     try:
         grey = grid.pixels(values)
     except ValueError as error:
-        raise DataError(path, str(error), "a head", _CONVERT) from error
+        raise DataError(path, str(error), "a head", CONVERT) from error
     if np.all((values == values.min()) | (values == values.max())):
         action = "Name the scan instead of its mask."
         raise DataError(path, "two grey levels, as a mask has", "a scan", action)
     return grey
-
-
-_CONVERT = "Give a NIfTI file as dcm2niix makes it of a DICOM series."

@@ -294,4 +294,7 @@ def ending(name: str) -> str:
 
 _GET = "Give the path to kaggle_3m; `make data` downloads it, `lggseg phantom DEST` simulates one."
 # For scans that are neither TIFF nor NIfTI.
-CONVERT = "DICOM becomes NIfTI by dcm2niix; pictures (PNG, JPEG) must be saved as TIFF."
+CONVERT = (
+    "DICOM becomes NIfTI by dcm2niix, other scans (NRRD, MINC, MetaImage) by 3D Slicer; pictures "
+    "(PNG, JPEG) must be saved as TIFF."
+)

@@ -8,12 +8,11 @@ does without torch and pandas, so they are imported where they are used.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +28,7 @@ from lggseg.metrics import (
     patient_metrics,
     reliability,
 )
+from lggseg.model_folder import Engine, checked, read_card
 from lggseg.paths import (
     CONVERT,
     DataError,
@@ -39,7 +39,6 @@ from lggseg.paths import (
     patient_folders,
     replace_file,
     tree_below,
-    write_json,
     write_table,
 )
 from lggseg.progress import progress_bar
@@ -53,9 +52,7 @@ if TYPE_CHECKING:
 
     from lggseg.data import Cohort
 
-Engine = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-FILES = ("model.onnx", "weights.safetensors", "config.json")
+_AGAIN = "Copy the model folder again."
 # Slices that the network sees at once.
 BATCH = 16
 
@@ -91,19 +88,14 @@ class Segmenter:
     def load(cls, folder: Path | str, engine: str = "onnx") -> Segmenter:
         """Load a model folder with the engine ``onnx`` (default) or ``torch``.
 
-        Raises ``DataError`` that names the missing or unreadable file.
+        Raises ``DataError`` that names the file which is missing, was changed or cannot run: two
+        slices are tried.
 
         >>> Segmenter.load("models/lgg-unet").config.network
         'unet'
         """
         folder = Path(folder)
-        for name in FILES:
-            if not (folder / name).is_file():
-                expected = f"a model folder with {', '.join(FILES)}"
-                action = "Give the folder `model` of a run (notebook 03, `lggseg train`)."
-                raise DataError(folder / name, "no such file", expected, action)
-        card = _read_card(folder / "config.json")
-        config = Config(**card["config"])
+        config, card = read_card(folder)
         open_engine = {"onnx": onnx_engine, "torch": torch_engine}[engine]
         return cls(config, card, open_engine(folder, config))
 
@@ -264,9 +256,12 @@ def _no_patient(data: Path, found: str) -> DataError:
 
 
 _PATIENTS = "a tree of patients, a folder NAME of slices NAME_1.tif, …, or a multi-page TIFF"
+_SCAN = (
+    "Name the FLAIR file itself to `lggseg predict`, the others by --pre and --post; or drop all "
+    "of them on the page of `lggseg view`."
+)
 _ACTIONS = {
-    ".nii": "Name the FLAIR file itself to `lggseg predict`, the others by --pre and --post; or "
-    "drop all of them on the page of `lggseg view`.",
+    **dict.fromkeys((".nii", ".mgz", ".mgh", ".hdr", ".img"), _SCAN),
     ".tif": "Name the slices like their folder, or give one multi-page TIFF at a time.",
 }
 
@@ -318,17 +313,6 @@ def evaluate(
     return pd.DataFrame(rows)
 
 
-def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(path.read_text())
-        Config(**card["config"])
-    except (ValueError, KeyError, TypeError) as error:
-        found, expected = f"no readable model card ({error})", "what lggseg train writes"
-        action = "Copy the model folder again, or train with this version."
-        raise DataError(path, found, expected, action) from error
-    return cast(dict[str, Any], card)
-
-
 def onnx_engine(folder: Path, config: Config) -> Engine:
     """The graph of a model folder in ONNX Runtime. Raises ``DataError``."""
     # Its official builds report to Microsoft unless told not to before they are imported.
@@ -336,22 +320,22 @@ def onnx_engine(folder: Path, config: Config) -> Engine:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
+    path = folder / "model.onnx"
     try:
         session = onnxruntime.InferenceSession(
-            folder / "model.onnx",
+            path,
             sess_options=_session_options(),
             providers=onnxruntime.get_available_providers(),
         )
     except Exception as error:  # onnxruntime's exceptions share no base class of its own
         found = f"what ONNX Runtime cannot read ({error})"
-        action = "Copy the model folder again."
-        raise DataError(folder / "model.onnx", found, "an ONNX model", action) from error
+        raise DataError(path, found, "an ONNX model", _AGAIN) from error
 
     def run(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
         feed = {"image": image, "air": air, "contrast": contrast}
         return cast(np.ndarray, session.run(["probability"], feed)[0])
 
-    return run
+    return checked(path, run, config)
 
 
 def _session_options() -> onnxruntime.SessionOptions:
@@ -367,12 +351,17 @@ def _session_options() -> onnxruntime.SessionOptions:
 def torch_engine(folder: Path, config: Config) -> Engine:
     """The same built from a model folder's weights in torch, on the GPU where there is one."""
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from lggseg.models import build_network
 
-    network = build_network(config)
-    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    path, network = folder / "weights.safetensors", build_network(config)
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        found = f"no weights of this network ({' '.join(str(error).split())[:300]})"
+        raise DataError(path, found, f"those of {config.network}", _AGAIN) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graph = inference_graph(network, config).to(device)
 
@@ -381,7 +370,7 @@ def torch_engine(folder: Path, config: Config) -> Engine:
             inputs = (torch.from_numpy(part).to(device) for part in (image, air, contrast))
             return cast(np.ndarray, graph(*inputs).cpu().numpy())
 
-    return run
+    return checked(path, run, config)
 
 
 def inference_graph(network: torch.nn.Module, config: Config) -> torch.nn.Module:
@@ -416,7 +405,8 @@ def inference_graph(network: torch.nn.Module, config: Config) -> torch.nn.Module
 
 
 def export_model(network: torch.nn.Module, config: Config, folder: Path) -> None:
-    """Write the weights and the graph of a model folder; :func:`write_card` completes it."""
+    """Write the weights and the graph of a model folder, which
+    :func:`lggseg.model_folder.write_card` completes."""
     from safetensors.torch import save
 
     network = network.cpu().eval()
@@ -425,18 +415,6 @@ def export_model(network: torch.nn.Module, config: Config, folder: Path) -> None
     parts = {"weights.safetensors": save(weights), "model.onnx": _onnx(network, config)}
     for name, content in parts.items():
         replace_file(folder / name, partial(Path.write_bytes, data=content))
-
-
-def write_card(config: Config, card: dict[str, Any], folder: Path) -> None:
-    """Write a model folder's ``config.json``: the config, ``card`` and the versions."""
-    facts = {"config": asdict(config), **card, "versions": _versions()}
-    write_json(facts, folder / "config.json")
-
-
-def amend_card(folder: Path, facts: dict[str, Any]) -> None:
-    """Add facts to a model folder's ``config.json``."""
-    path = folder / "config.json"
-    write_json({**json.loads(path.read_text()), **facts}, path)
 
 
 def _onnx(network: torch.nn.Module, config: Config) -> bytes:
@@ -464,14 +442,3 @@ def _onnx(network: torch.nn.Module, config: Config) -> bytes:
     for node in model.graph.node:
         node.ClearField("metadata_props")
     return cast(bytes, model.SerializeToString())
-
-
-def _versions() -> dict[str, str]:
-    import monai
-    import pytorch_lightning
-    import torch
-
-    import lggseg
-
-    modules = (lggseg, torch, monai, pytorch_lightning, np)
-    return {module.__name__: module.__version__ for module in modules}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lggseg import tracking
+from lggseg.model_folder import FILES
 from lggseg.paths import (
     DataError,
     locked,
@@ -22,7 +23,7 @@ from lggseg.paths import (
     write_json,
     writing,
 )
-from lggseg.predict import FILES, Segmenter
+from lggseg.predict import Segmenter
 
 LATEST = "latest"
 _VERSION = re.compile(r"v[1-9][0-9]*")

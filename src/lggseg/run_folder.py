@@ -17,8 +17,8 @@ from lggseg import distributed
 from lggseg.checksums import check_checkpoint
 from lggseg.config import Config
 from lggseg.data import Cohort, DataError
+from lggseg.model_folder import FILES
 from lggseg.paths import lock_run, private_folder, read_json, read_table, write_json
-from lggseg.predict import FILES
 from lggseg.splits import read_split, split_fingerprint, write_split
 
 # What a start writes before the first checkpoint, in this order.

@@ -33,10 +33,11 @@ from lggseg.checks import check_accelerator, check_start
 from lggseg.config import Config
 from lggseg.data import Cohort
 from lggseg.datamodule import CohortDataModule
+from lggseg.model_folder import amend_card, write_card
 from lggseg.models import build_network
 from lggseg.module import NonFiniteLoss, SegmentationModule
 from lggseg.paths import read_table, replace_file, write_table
-from lggseg.predict import Segmenter, amend_card, evaluate, export_model, write_card
+from lggseg.predict import Segmenter, evaluate, export_model
 from lggseg.progress import progress_bar
 from lggseg.run_folder import (
     alone_in,

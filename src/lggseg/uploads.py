@@ -7,7 +7,6 @@ then their bytes one after the other. The role of a NIfTI file is one of ``CHANN
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -16,20 +15,19 @@ from io import BytesIO
 
 import nibabel as nib
 import numpy as np
-from nibabel.funcs import squeeze_image
 
 from lggseg.formats import Refused, read_mask_tiff, read_tiff
 from lggseg.nifti import Scan, check_header, is_nifti, slices_of, volume_of
-from lggseg.paths import CONVERT, DataError
+from lggseg.paths import CONVERT
+from lggseg.scans import open_scan
 from lggseg.volume import CHANNELS, FLAIR
 
 MOST_VOXELS = 2**25  # of a NIfTI file: 320 × 320 × 327, or 512 × 512 × 128
-MOST_INFLATED = 8 * MOST_VOXELS + 2**20
 _LONGEST_LIST = 200_000  # bytes of the line of JSON
 _NUMBER = re.compile(r"(?P<patient>.*)_(?P<number>\d{1,6})$")
 _TIFF = re.compile(r"\.tiff?$", re.IGNORECASE)
 _MASK = re.compile(r"_mask$", re.IGNORECASE)
-_FORMATS = "TIFF (a volume, or the slices of a patient) or NIfTI (.nii, .nii.gz)"
+_FORMATS = "TIFF (a volume, or the slices of a patient), NIfTI (.nii, .nii.gz) or MGH (.mgz)"
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,11 @@ def split_body(body: bytes) -> list[File]:
     except Exception as error:  # a stranger's JSON can hold anything
         raise _no_list(f"no list of files ({type(error).__name__})") from None
     sizes = [size for *_, size in entries]
-    if min(sizes, default=0) < 0 or sum(sizes) != len(body) - start:
-        raise _no_list(f"{len(body) - start} bytes after a list of files of {sum(sizes)}")
+    # Of numbers with thousands of digits, which a list may hold, Python would not print the sum.
+    if not all(0 <= size <= len(body) for size in sizes) or sum(sizes) != len(body) - start:
+        raise _no_list(f"{len(body) - start} bytes after a list of files of other sizes")
+    if not all(text.isprintable() for entry in entries for text in entry[:2]):
+        raise _no_list("a name or a role with characters that cannot be printed")
     files = []
     for name, role, size in entries:
         files.append(File(name, role, body[start : start + size]))
@@ -164,48 +165,12 @@ def _of_niftis(files: Sequence[File], most: int) -> Study:
 
 
 def nifti_image(file: File, most: int) -> nib.Nifti1Image:
-    """A NIfTI file in memory, its header checked before its voxels are inflated: at most so many
-    slices, and ``MOST_VOXELS``. Raises ``DataError``."""
-    try:
-        image = _open(file)
-        check_header(file.name, image)
-        slices = slices_of(image)
-    except DataError:
-        raise
-    except Exception as error:  # nibabel, gzip and zlib raise many kinds for a broken file
-        found = f"no readable NIfTI ({error})"
-        raise Refused(400, found, "a .nii or .nii.gz file", _CONVERT, file.name) from error
-    _check_slices(slices, most, file.name)
+    """A scan in memory, its header checked before its voxels are inflated: at most so many slices,
+    and ``MOST_VOXELS``. Raises ``DataError``."""
+    image = open_scan(BytesIO(file.body), file.name, MOST_VOXELS)
+    check_header(file.name, image)
+    _check_slices(slices_of(image), most, file.name)
     return image
-
-
-def _open(file: File) -> nib.Nifti1Image:
-    packed = file.body[:2] == b"\x1f\x8b"
-    stream = gzip.GzipFile(fileobj=BytesIO(file.body)) if packed else BytesIO(file.body)
-    head = stream.read(540)
-    # The first field is the header's size, in the file's byte order.
-    second = 540 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
-    kind = nib.Nifti2Image if second else nib.Nifti1Image
-    length = _declared(kind.header_class.from_fileobj(BytesIO(head)), file.name)
-    body = head + stream.read(max(length - len(head), 0))
-    if len(body) < length:
-        raise ValueError(f"{len(body)} bytes of {length}: the file was cut off")
-    image = kind.from_bytes(body[:length])
-    image = squeeze_image(image) if image.ndim > 3 else image
-    image.set_filename(file.name)
-    return image
-
-
-def _declared(header: nib.Nifti1Header, name: str) -> int:
-    """The bytes of a file, as its header declares them."""
-    voxels = int(np.prod([int(edge) for edge in header.get_data_shape()], dtype=object))
-    start, size = int(header["vox_offset"]), header.get_data_dtype().itemsize
-    if not 0 <= voxels <= MOST_VOXELS or not 0 <= start + voxels * size <= MOST_INFLATED:
-        found = f"a header that declares {voxels} voxels of {size} bytes from byte {start}"
-        action = "Crop or resample it, or use lggseg predict, which has no such limit."
-        raise Refused(413, found[:300], f"at most {MOST_VOXELS} voxels", action, name)
-    return start + voxels * size
 
 
 _DROP = "Drop one volume, or all slices of one patient, with all masks or none."
-_CONVERT = "Give a NIfTI file as dcm2niix makes it of a DICOM series."

@@ -19,7 +19,7 @@ from lggseg.cloud.account import Account
 from lggseg.cloud.jobs import own_image
 from lggseg.cloud.storage import make_bucket, put
 from lggseg.formats import ATTRIBUTES_HEADER, JSON
-from lggseg.predict import FILES
+from lggseg.model_folder import FILES
 
 POLL_SECONDS, START_SECONDS = 5, 1800
 # How often an asynchronous endpoint's answer is looked for.

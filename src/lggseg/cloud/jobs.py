@@ -23,8 +23,8 @@ from lggseg.cloud.account import PROJECT, Account
 from lggseg.cloud.cost import Plan
 from lggseg.config import Config
 from lggseg.container import TABLES
+from lggseg.model_folder import FILES
 from lggseg.paths import DataError, project_root, replace_file
-from lggseg.predict import FILES
 from lggseg.tracking import metric_definitions
 
 if TYPE_CHECKING:

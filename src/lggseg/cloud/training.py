@@ -13,8 +13,8 @@ from lggseg.cloud.endpoints import PLACES
 from lggseg.config import Config
 from lggseg.container import TABLES
 from lggseg.data import Cohort
+from lggseg.model_folder import FILES
 from lggseg.paths import DataError
-from lggseg.predict import FILES
 from lggseg.splits import write_split
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 // Files that are chosen or dropped, a folder's included, and what each of them is.
 
-const KNOWN = /\.(tiff?|nii(\.gz)?)$/i;
-const NIFTI = /\.nii(\.gz)?$/i;
+const NIFTI = /\.((nii|mgh)(\.gz)?|mgz)$/i;
+const KNOWN = /\.(tiff?|(nii|mgh)(\.gz)?|mgz)$/i;
 
 export const ROLES = ["FLAIR", "pre-contrast", "post-contrast"];
 
