@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields, replace
+import json
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lggseg import config as configuration
 from lggseg.config import Config
+from lggseg.paths import DataError
 
 configs = st.builds(
     Config,
@@ -109,3 +112,52 @@ def test_sagemaker_gets_the_same_space_as_strings_that_parse_back() -> None:
 def test_a_space_reads_well() -> None:
     assert str(configuration.Range(5e-4, 0.02, log=True)) == "0.0005 to 0.02, logarithmic"
     assert str(configuration.Choice(("a", "b"))) == "a, b"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", "5"),
+        ("epochs", 5.0),
+        ("epochs", True),
+        ("threshold", "0.5"),
+        ("threshold", None),
+        ("paste", 3),
+        ("paste", "true"),
+        ("network", 1),
+        ("learning_rate", float("inf")),
+        ("learning_rate", 10**400),
+        ("learning_rate", float("nan")),
+    ],
+)
+def test_types_are_enforced(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name}={value!r}: expected"):
+        Config(**{name: value})
+
+
+def test_numbers_of_numpy_are_numbers_and_can_be_saved(tmp_path: Path) -> None:
+    config = Config(epochs=np.int64(3), learning_rate=np.float32(0.5), dropout=0)
+    config.save(tmp_path / "config.json")
+    assert Config.load(tmp_path / "config.json") == config
+    assert [type(v) for v in (config.epochs, config.learning_rate, config.dropout)] == [
+        int,
+        float,
+        float,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "no readable JSON"),
+        ("{", "no readable JSON"),
+        ("[" * 100_000, "no readable JSON"),
+        ("[1]", "a list in JSON"),
+        ('{"epochs": 3}', "the knobs of another version"),
+        (json.dumps({**asdict(Config()), "epochs": "5"}), "a wrong knob .epochs='5'"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(text: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(DataError, match=f"config.json: found {found}"):
+        Config.load(tmp_path / "config.json")

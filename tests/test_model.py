@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lggseg import cli
 from lggseg.data import load_cohort
+from lggseg.paths import DataError
 from lggseg.predict import Segmenter
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
@@ -66,3 +71,50 @@ def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
     environment["HOME"] = str(tmp_path)
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert not list(tmp_path.rglob("*onnxruntime*"))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A copy of the model."""
+    return Path(shutil.copytree(MODEL, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, None])
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_broken_weights_are_named(
+    share: float | None, command: str, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, out = own / "weights.safetensors", tmp_path / "out"
+    content = weights.read_bytes()
+    if share is None:  # those of another network
+        save_file({"other": torch.zeros(3)}, weights)
+    else:
+        weights.write_bytes(content[: int(share * len(content))])
+    arguments = {
+        "predict": ["predict", str(own), str(tmp_path), str(out), "--engine", "torch"],
+        "export": ["export", str(own), "--monai-bundle", str(out)],
+    }
+    assert cli.main(arguments[command]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"lggseg: {weights}: found ") and said.count("\n") == 1
+    assert "Copy the model folder again" in said and not out.exists()
+
+
+@pytest.mark.parametrize("fact", ["versions", "data_fingerprint", "split_fingerprint", "simulated"])
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_a_model_card_without_a_fact_is_named(fact: str, engine: str, own: Path) -> None:
+    card = json.loads((own / "config.json").read_text())
+    del card[fact]
+    (own / "config.json").write_text(json.dumps(card))
+    with pytest.raises(DataError, match=f"config.json: found no readable model card .no '{fact}'"):
+        Segmenter.load(own, engine)
+
+
+def test_a_threshold_in_quotes_is_named(own: Path) -> None:
+    card = json.loads((own / "config.json").read_text())
+    card["config"]["threshold"] = "0.5"
+    (own / "config.json").write_text(json.dumps(card))
+    with pytest.raises(
+        DataError, match=r"config.json: .*threshold='0.5': expected a value of type"
+    ):
+        Segmenter.load(own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import CONFIG
 
-from lggseg import train
-from lggseg.data import load_cohort
+from lggseg import tracking, train
+from lggseg.data import Cohort, load_cohort
 from lggseg.splits import make_split
 from lggseg.tracking import METRICS, OBJECTIVE, metric_definitions, metric_line
 
@@ -51,3 +52,19 @@ def test_a_training_in_sagemaker_prints_every_epoch(
     assert len(lines) == CONFIG.epochs
     for name in METRICS:
         assert [line[name] for line in lines] == pytest.approx(table[name].tolist(), rel=1e-5)
+
+
+def test_a_tracker_that_cannot_start_is_one_sentence_and_leaves_no_run(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused:
+        @property
+        def experiment(self) -> object:
+            raise LookupError("the key is not valid")
+
+    monkeypatch.setattr(tracking, "check_tracker", lambda config: None)
+    monkeypatch.setattr(tracking, "_logger", lambda *_, **__: Refused())
+    config = replace(CONFIG, tracker="wandb")
+    with pytest.raises(RuntimeError, match=r"no run \(the key is not valid\).*--tracker csv"):
+        train.train(config, cohort, make_split(cohort), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

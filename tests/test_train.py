@@ -198,6 +198,8 @@ def test_a_checkpoint_of_an_earlier_version_is_named() -> None:
 
 def test_resuming_with_another_config(cohort: Cohort, split: pd.DataFrame, tmp_path: Path) -> None:
     CONFIG.save(tmp_path / "config.json")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
     other = replace(CONFIG, learning_rate=0.1)
     with pytest.raises(DataError, match=r"found learning_rate=0.1; expected 0.003"):
         train.train(other, cohort, split, tmp_path, resume=True, progress=False)

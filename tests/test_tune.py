@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -21,6 +23,7 @@ from test_train import CONFIG
 from lggseg import cli, tune
 from lggseg.config import SEARCH_SPACE, Choice, Config
 from lggseg.data import Cohort, DataError
+from lggseg.module import NonFiniteLoss
 from lggseg.splits import make_split
 
 
@@ -279,3 +282,73 @@ def test_command_searches_with_two_workers(
     assert cli.main([*command, *knobs]) == 0
     assert "all 2 trials" in capsys.readouterr().out
     assert Config.load(run / "best.json").epochs == 1
+
+
+@pytest.mark.parametrize("name", ["q?x", "a#b", "p%20q", "{x} [y]", "ü&=:"])
+def test_a_folder_of_any_name_holds_its_own_database(
+    name: str,
+    cohort: Cohort,
+    split: pd.DataFrame,
+    seen: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, trials in ((Path(name, "tune"), 1), (Path(name, "tune"), 2), (Path(name + "2"), 1)):
+        assert (
+            len(tune.tune(CONFIG, cohort, split, folder, trials=trials, progress=False)) == trials
+        )
+        with closing(sqlite3.connect(folder / "study.db")) as database:
+            (count,) = database.execute(
+                "SELECT count(*) FROM trials WHERE state='COMPLETE'"
+            ).fetchone()
+        assert count == trials
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, name + "2"])
+
+
+def test_a_trial_that_diverges_is_told_in_one_line(
+    cohort: Cohort,
+    split: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    usual, calls = imitate([]), []
+
+    def diverge(*arguments: Any, **options: Any) -> pd.Series:
+        calls.append(1)
+        if len(calls) == 1:
+            raise NonFiniteLoss("the loss became nan.")
+        return usual(*arguments, **options)
+
+    monkeypatch.setattr(tune, "validation_dice", diverge)
+    table = tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+    assert table["number"].tolist() == [1]
+    assert capfd.readouterr().err == "trial 0 does not count: the loss became nan.\n"
+
+
+def test_a_search_that_tried_nothing_blocks_no_corrected_one(
+    cohort: Cohort, split: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> pd.Series:
+        raise RuntimeError("out of memory")
+
+    seen: list[Any] = []
+    monkeypatch.setattr(tune, "validation_dice", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+    monkeypatch.setattr(tune, "validation_dice", imitate(seen))
+    other = replace(CONFIG, epochs=1, dropout=0.25)
+    tune.tune(other, cohort, split, tmp_path, trials=1, progress=False)
+    assert seen[0][0].dropout == 0.25, "the first trial is another config than the one asked for"
+    with pytest.raises(DataError, match="found a search with epochs=1"):
+        tune.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
+
+
+def test_a_search_on_other_data_is_refused(
+    cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
+) -> None:
+    tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+    with pytest.raises(DataError, match="found a search with data="):
+        other = replace(cohort, fingerprint="other")
+        tune.tune(CONFIG, other, split, tmp_path, trials=1, progress=False)

@@ -6,7 +6,6 @@ Heavy libraries are imported by the command that needs them, so that ``--help`` 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lggseg import config as configuration
-from lggseg.paths import LeftOut, json_bytes, table_bytes, write_json, write_table
+from lggseg.paths import (
+    LeftOut,
+    json_bytes,
+    private_folder,
+    read_json,
+    table_bytes,
+    write_json,
+    write_table,
+)
+from lggseg.stopping import SIGNALS, Stopped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,14 +65,14 @@ def train_from_options(options: argparse.Namespace) -> Path:
     from lggseg import distributed
     from lggseg.train import train
 
-    cohort, split = _cohort_and_split(options)
     config = configuration.from_options(options)
+    cohort, split = _cohort_and_split(options)
     run = train(config, cohort, split, options.run, resume=options.resume)
     if distributed.rank():
         return run
-    summary = json.loads((run / "model" / "config.json").read_text())["validation"]
-    if summary:
-        print(f"validation Dice per patient: {_interval(summary['dice'])}")
+    card = read_json(run / "model" / "config.json", "Delete the folder model and --resume.")
+    if card.get("validation"):
+        print(f"validation Dice per patient: {_interval(card['validation']['dice'])}")
     print(f"run folder {run}")
     return run
 
@@ -72,8 +80,8 @@ def train_from_options(options: argparse.Namespace) -> Path:
 def _crossvalidate(options: argparse.Namespace) -> None:
     from lggseg.train import crossvalidate
 
-    cohort, split = _cohort_and_split(options)
     config = configuration.from_options(options)
+    cohort, split = _cohort_and_split(options)
     table = crossvalidate(config, cohort, split, options.run, resume=options.resume)
     scores = _summary(cohort, table.drop(columns="fold"))
     write_json(scores, options.run / "summary.json")
@@ -86,8 +94,8 @@ def _compare(options: argparse.Namespace) -> None:
     from lggseg.models import NETWORKS
     from lggseg.stats import compare_all
 
-    cohort, split = _cohort_and_split(options)
     base = configuration.from_options(options)
+    cohort, split = _cohort_and_split(options)
     configs = {name: replace(base, network=name) for name in options.networks or NETWORKS}
     table = compare(configs, cohort, split, options.run, resume=options.resume)
     dice = per_patient(table)
@@ -99,9 +107,9 @@ def _compare(options: argparse.Namespace) -> None:
 def _tune(options: argparse.Namespace) -> None:
     from lggseg.tune import best_config, helpers, tune
 
-    cohort, split = _cohort_and_split(options)
     config = configuration.from_options(options)
-    with helpers(options.workers - 1, options.arguments):
+    cohort, split = _cohort_and_split(options)
+    with SIGNALS, helpers(options.workers - 1, options.arguments):
         table = tune(
             config,
             cohort,
@@ -122,7 +130,8 @@ def _cohort_and_split(options: argparse.Namespace) -> tuple[Cohort, pd.DataFrame
     from lggseg.splits import make_split, read_split
 
     cohort = load_cohort(options.data)
-    return cohort, read_split(options.split) if options.split else make_split(cohort, seed=0)
+    split = read_split(options.split, cohort) if options.split else make_split(cohort, seed=0)
+    return cohort, split
 
 
 def _summary(cohort: Cohort, table: pd.DataFrame) -> dict[str, Any]:
@@ -207,6 +216,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if not patients:
             raise ValueError(f"{options.model}: found no {options.role} patient of its fold.")
     table = evaluate(segmenter, cohort, patients)
+    private_folder(options.out)
     outputs.write("patients.csv", table_bytes(table))
     outputs.write("summary.json", json_bytes(scores := _summary(cohort, table)))
     _print_dice(scores, options.out)
@@ -388,6 +398,8 @@ def run(call: Callable[[], object]) -> int:
         message = f"found too little memory ({error}); expected more. Give a smaller volume."
     except (ValueError, RuntimeError, OSError) as error:
         code, message = 1, str(error)
+    except Stopped as stop:
+        code, message = stop.status, str(stop)
     except KeyboardInterrupt:
         code, message = 130, "interrupted"
     # Not before a progress bar, which goes with the error, has ended its line.

@@ -14,10 +14,10 @@ import pandas as pd
 from lggseg import models
 from lggseg.config import Config
 from lggseg.data import SIZE, Cohort
-from lggseg.paths import DataError, write_table
+from lggseg.paths import DataError, read_table, write_table
 from lggseg.predict import Prediction, Segmenter, evaluate
-from lggseg.splits import patients_of, split_fingerprint
-from lggseg.train import score_folds
+from lggseg.splits import check_patients, patients_of, split_fingerprint
+from lggseg.train import check_folds, score_folds
 
 
 def compare(
@@ -37,12 +37,12 @@ def compare(
     patient, with the metrics of the model that had not seen the patient. Raises ``ValueError``
     when two configurations differ in their seed, or for an unknown network, before any training.
     """
-    for config in configs.values():
-        models.network_body(config)
     if len({config.seed for config in configs.values()}) > 1:
         raise ValueError("found configurations of different seeds, expected the same for all")
     run, tables = Path(run), []
     options: dict[str, Any] = {"folds": folds, "resume": resume, "progress": progress}
+    for name, config in configs.items():
+        check_folds(config, cohort, split, run / name, folds=folds, resume=resume)
     for name, config in configs.items():
         scores = score_folds(config, cohort, split, run / name, **options)
         tables.append(scores.assign(model=name))
@@ -69,7 +69,8 @@ def out_of_fold(
     folder: Path | str, cohort: Cohort, split: pd.DataFrame
 ) -> Iterator[tuple[str, Prediction]]:
     """Each patient of a cross-validation and what the model that had not seen it predicts. Raises
-    ``DataError`` where there is no trained fold, or one of another split."""
+    ``DataError`` where there is no trained fold, or one of another split, or other patients."""
+    check_patients(split, cohort)
     for model in _fold_models(folder):
         segmenter = Segmenter.load(model)
         _check_split(model, segmenter, split)
@@ -82,6 +83,7 @@ def ensemble_on_test(
 ) -> Iterator[tuple[str, Prediction]]:
     """Each test patient and what the mean of a cross-validation's folds predicts, none of which
     had seen it: nothing may be chosen by it. Raises as :func:`out_of_fold` does."""
+    check_patients(split, cohort)
     models = _fold_models(folder)
     segmenter = Segmenter.ensemble(models)
     _check_split(models[0], segmenter, split)
@@ -99,6 +101,7 @@ def score_test(
 ) -> pd.DataFrame:
     """The test patients, scored by the ensemble of each model's folds: a row per name and patient.
     Writes ``test.csv``. For the final table only: nothing may be chosen by it."""
+    check_patients(split, cohort)
     tables = []
     for name in names:
         segmenter = Segmenter.ensemble(_fold_models(Path(run) / name))
@@ -127,7 +130,8 @@ def _check_split(model: Path, segmenter: Segmenter, split: pd.DataFrame) -> None
 
 def training_seconds(folder: Path | str) -> float:
     """Mean seconds that a fold of a cross-validation trained and validated."""
-    tables = [pd.read_csv(path) for path in sorted(Path(folder).glob("fold-*/metrics.csv"))]
+    paths = sorted(Path(folder).glob("fold-*/metrics.csv"))
+    tables = [read_table(path, "Train the fold again.") for path in paths]
     return float(sum(table["seconds"].sum() for table in tables) / len(tables))
 
 

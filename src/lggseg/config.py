@@ -7,14 +7,14 @@ The same names are the command-line options (``--learning-rate``), SageMaker's h
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lggseg.paths import write_json
+from lggseg.paths import DataError, read_json, write_json
 
 
 def _knob(
@@ -27,9 +27,6 @@ def _knob(
 ) -> Any:
     limits = {"low": low, "high": high, "choices": choices}
     return field(default=default, metadata={"help": help, **limits})
-
-
-_TYPES = {"bool": (bool,), "int": (int,), "float": (float, int), "str": (str,)}
 
 
 @dataclass(frozen=True)
@@ -79,12 +76,15 @@ class Config:
         for knob in fields(self):
             value, choices = getattr(self, knob.name), knob.metadata["choices"]
             low, high = knob.metadata["low"], knob.metadata["high"]
-            if type(value) not in _TYPES[str(knob.type)]:
+            typed = _typed(value, str(knob.type))
+            if typed is None:
                 raise ValueError(f"{knob.name}={value!r}: expected a value of type {knob.type}")
             if choices and value not in choices:
                 raise ValueError(f"{knob.name}={value!r}: expected one of {choices}")
-            if not isinstance(value, str) and not low <= value <= high:
+            finite = not isinstance(typed, float) or math.isfinite(typed)
+            if not finite or (not isinstance(value, str) and not low <= value <= high):
                 raise ValueError(f"{knob.name}={value!r}: expected a value from {low} to {high}")
+            object.__setattr__(self, knob.name, typed)
 
     @property
     def channels(self) -> int:
@@ -119,12 +119,29 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        """Read what :meth:`save` wrote; ``ValueError`` when another version did."""
-        values = json.loads(path.read_text())
+        """Read what :meth:`save` wrote; ``DataError`` when another version did, or nobody."""
+        action = "Restore the file, or start a new run."
+        values = read_json(path, action)
         odd = sorted(set(values) ^ {knob.name for knob in fields(cls)})
         if odd:
-            raise ValueError(f"{path}: the knob {odd[0]!r} is of another version. Start a new run.")
-        return cls(**values)
+            found = f"the knobs of another version (one differs: {odd[0]!r})"
+            raise DataError(path, found, "those of this version", action)
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise DataError(path, f"a wrong knob ({error})", "what was saved", action) from error
+
+
+def _typed(value: Any, kind: str) -> Any:
+    """A value as its knob's type, ``None`` where it is of another: NumPy's numbers are numbers, and
+    ``True`` is none."""
+    abstract = {"int": numbers.Integral, "float": numbers.Real, "bool": bool, "str": str}[kind]
+    if not isinstance(value, abstract) or (kind != "bool" and isinstance(value, bool)):
+        return None
+    try:
+        return {"int": int, "float": float, "bool": bool, "str": str}[kind](value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:

@@ -19,20 +19,26 @@ from tempfile import TemporaryDirectory
 
 from lggseg.config import Config, from_hyperparameters
 from lggseg.paths import DataError
+from lggseg.stopping import SIGNALS, Stopped
 from lggseg.threads import threads_each
 
 # SageMaker shows so many characters of a failure.
 FAILURE_LENGTH = 1024
 # Files of the run folder, beside the model, that are worth keeping.
-TABLES = ("config.json", "split.csv", "metrics.csv", "patients.csv")
+TABLES = ("config.json", "data.json", "split.csv", "metrics.csv", "patients.csv")
 MASTER_PORT = 7777  # Where the processes of a job find each other.
 
 
 def main(root: Path = Path("/opt/ml")) -> int:
     """Train as the files below ``root`` say; returns the exit status, and tells SageMaker of a
-    failure. A job that is told to stop saves its state and goes on when it is started again."""
+    failure. A job that is told to stop saves its state and goes on when it is started again; its
+    exit status is that of the signal."""
     try:
-        run_job(root)
+        with SIGNALS:
+            run_job(root)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.status
     except Exception as error:
         mistake = isinstance(error, ValueError | RuntimeError | OSError)
         text = str(error) if mistake else traceback.format_exc()

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -136,6 +137,23 @@ def lock_run(run: Path) -> BaseFileLock:
 
 
 @contextmanager
+def locked(file: Path, seconds: float = 60) -> Iterator[None]:
+    """Hold a lock on a file, after the process that holds it. Raises ``DataError`` where that takes
+    more than so many seconds."""
+    end = time.monotonic() + seconds
+    with writing(file):
+        while (lock := try_lock(file)) is None:
+            if time.monotonic() > end:
+                found = f"another process at work there for {seconds:.0f} s"
+                raise DataError(file, found, "none", "Wait until it has ended.")
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def working_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """A new folder ``<prefix>…`` in ``parent`` to build something in that is then renamed out of
     it; it is gone at the end. What killed processes left under the prefix goes, too."""
@@ -219,6 +237,18 @@ def write_json(values: dict[str, Any], path: Path) -> None:
     replace_file(path, lambda part: part.write_bytes(json_bytes(values)))
 
 
+def read_json(path: Path, action: str) -> dict[str, Any]:
+    """What :func:`write_json` wrote. Raises ``DataError`` that asks for ``action`` when it cannot
+    be read."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(path, f"no readable JSON ({error})", "JSON values", action) from error
+    if not isinstance(values, dict):
+        raise DataError(path, f"a {type(values).__name__} in JSON", "an object", action)
+    return values
+
+
 def project_root() -> Path:
     """The nearest folder upwards from here that holds ``notebooks``; else the current folder."""
     here = Path.cwd()
@@ -240,6 +270,20 @@ def fresh_folder(path: Path) -> Path:
         places = (path.with_name(f"{path.name}-{stamp}{name}") for name in names)
         path.rename(next(place for place in places if not place.exists()))
     return path
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder, and those above it, where they are missing, which only this user can look
+    into: runs tell of patients. Raises ``DataError``."""
+    for place in (*reversed(path.parents), path):
+        if place.is_dir():
+            continue
+        with writing(path):
+            try:
+                place.mkdir(0o700, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                action = "Choose another folder."
+                raise DataError(place, "a file", "a folder, or nothing yet", action) from error
 
 
 def cache_root() -> Path:

@@ -6,17 +6,27 @@ version an alias means. No account, no server, no pickle.
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from lggseg import tracking
 from lggseg.model_folder import FILES
-from lggseg.paths import DataError, runs_root, working_folder, write_json, writing
+from lggseg.paths import (
+    DataError,
+    locked,
+    private_folder,
+    read_json,
+    runs_root,
+    working_folder,
+    write_json,
+    writing,
+)
 from lggseg.predict import Segmenter
 
 LATEST = "latest"
+_VERSION = re.compile(r"v[1-9][0-9]*")
 
 
 def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: str = "here") -> str:
@@ -26,7 +36,7 @@ def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: s
     Weights & Biases instead, which numbers the versions itself, and returns the artifact's name.
     ``to="sagemaker"`` registers it in SageMaker's Model Registry, which has no aliases, and returns
     the version's ARN. Raises ``DataError`` unless the folder holds a model that loads,
-    ``ValueError`` for a name that is no name of a folder.
+    ``ValueError`` for a name that is no name of a folder, and for an alias that may mean a version.
 
     >>> register("models/lgg-unet", "unet", aliases=["best"])
     'v1'
@@ -34,6 +44,10 @@ def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: s
     'v1'
     """
     folder = _folder(name)
+    for alias in aliases:
+        if not alias or ":" in alias or _VERSION.fullmatch(alias):
+            expected = "a word other than a version's, v1, v2, …, without a colon"
+            raise ValueError(f"alias={alias!r}: expected {expected}")
     Segmenter.load(model)
     if to == "wandb":
         return tracking.register(Path(model), name, aliases)
@@ -42,28 +56,29 @@ def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: s
         from lggseg.cloud.model_registry import register_on_aws
 
         return register_on_aws(Path(model), name, open_account())
-    version = _keep(Path(model), folder)
-    write_json({**_aliases(folder), **dict.fromkeys([*aliases, LATEST], version)}, _table(folder))
+    private_folder(folder)
+    with locked(folder / ".lock"):
+        version = _keep(Path(model), folder)
+        known = {**_aliases(folder), **dict.fromkeys([*aliases, LATEST], version)}
+        write_json(known, _table(folder))
     return version
 
 
 def _keep(model: Path, folder: Path) -> str:
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with working_folder(folder, ".registering-") as beside:
-            copy = beside / "model"
-            copy.mkdir()
-            for file in FILES:
-                shutil.copy2(model / file, copy / file)
-            while True:
-                version = f"v{max(_versions(folder), default=0) + 1}"
-                try:
-                    copy.rename(folder / version)
-                except OSError:
-                    if not (folder / version).exists():  # else another process was first
-                        raise
-                else:
-                    return version
+    with writing(folder), working_folder(folder, ".registering-") as beside:
+        copy = beside / "model"
+        copy.mkdir()
+        for file in FILES:
+            shutil.copy2(model / file, copy / file)
+        while True:
+            version = f"v{max(_numbers(folder), default=0) + 1}"
+            try:
+                copy.rename(folder / version)
+            except OSError:
+                if not (folder / version).exists():  # else another process was first
+                    raise
+            else:
+                return version
 
 
 def resolve(name: str) -> Path:
@@ -74,9 +89,10 @@ def resolve(name: str) -> Path:
     name, _, wanted = name.partition(":")
     folder = _folder(name)
     aliases = _aliases(folder)
-    version = aliases.get(wanted or LATEST, wanted)
-    if not version or not (folder / version).is_dir():
-        known = [*(f"v{number}" for number in _versions(folder)), *aliases]
+    versions = [f"v{number}" for number in _numbers(folder) if (folder / f"v{number}").is_dir()]
+    version = wanted if wanted in versions else aliases.get(wanted or LATEST)
+    if version not in versions:
+        known = [*versions, *aliases]
         expected = f"one of {known}" if known else "a registered model"
         action = "Run notebook 07, which registers one, or ask for one that is there."
         raise DataError(folder, f"no {wanted or LATEST!r}", expected, action)
@@ -89,8 +105,9 @@ def _folder(name: str) -> Path:
     return runs_root() / "registry" / name
 
 
-def _versions(folder: Path) -> list[int]:
-    return sorted(int(path.name[1:]) for path in folder.glob("v[0-9]*"))
+def _numbers(folder: Path) -> list[int]:
+    """The numbers that are taken, by whatever has the name of a version."""
+    return sorted(int(path.name[1:]) for path in folder.glob("v*") if _VERSION.fullmatch(path.name))
 
 
 def _table(folder: Path) -> Path:
@@ -99,4 +116,5 @@ def _table(folder: Path) -> Path:
 
 def _aliases(folder: Path) -> dict[str, str]:
     table = _table(folder)
-    return dict(json.loads(table.read_text())) if table.exists() else {}
+    action = "Restore it, or delete it: the versions themselves stay."
+    return read_json(table, action) if table.exists() else {}

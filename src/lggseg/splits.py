@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 
 from lggseg.data import Cohort, DataError
-from lggseg.paths import read_table, write_table
+from lggseg.paths import private_folder, read_table, write_table
 
 COLUMNS = ["patient", "institution", "tumour_pixels", "role", "fold"]
 ROLES = ("train", "validation", "test")
 NO_FOLD = -1
+# How to come by a split, for messages.
+MAKE = "Run notebook 02_patient_split, or `lggseg split DATA --out split.csv`."
 
 
 class LeakageError(ValueError):
@@ -59,8 +61,9 @@ def make_split(
 
 
 def write_split(split: pd.DataFrame, path: Path | str, *, overwrite: bool = True) -> None:
-    """Write the table as CSV. Raises ``DataError`` where that would replace a file that is no
-    split, or without ``overwrite`` another split."""
+    """Write the table as CSV; folders that are missing are made for this user alone. Raises
+    ``DataError`` where that would replace a file that is no split, or without ``overwrite`` another
+    split."""
     path = Path(path)
     if os.path.lexists(path):
         action = "Choose another file."
@@ -72,6 +75,7 @@ def write_split(split: pd.DataFrame, path: Path | str, *, overwrite: bool = True
         if not overwrite and split_fingerprint(earlier) != split_fingerprint(split):
             action = "Choose another file, or add --overwrite."
             raise DataError(path, "another split", "none, or this one", action)
+    private_folder(path.parent)
     write_table(split, path)
 
 
@@ -80,27 +84,47 @@ def read_split(path: Path | str, cohort: Cohort | None = None) -> pd.DataFrame:
 
     Raises ``DataError``.
     """
-    make = "Run notebook 02_patient_split, or `lggseg split DATA --out split.csv`."
     if not Path(path).is_file():
-        raise DataError(path, "no such file", "the table of a patient split", make)
-    split = read_table(Path(path), make)
+        raise DataError(path, "no such file", "the table of a patient split", MAKE)
+    split = read_table(Path(path), MAKE)
     if list(split) != COLUMNS:
-        raise DataError(path, f"the columns {list(split)}", str(COLUMNS), make)
-    if split["patient"].duplicated().any():
-        twice = split["patient"][split["patient"].duplicated()].iloc[0]
-        raise DataError(path, f"{twice} twice", "each patient once", make)
+        raise DataError(path, f"the columns {list(split)}", str(COLUMNS), MAKE)
+    split = split.assign(fold=_check_rows(path, split).astype(int))
     if cohort is not None:
-        _check_patients(path, split, cohort, make)
+        check_patients(split, cohort, path)
     return split
 
 
-def _check_patients(path: Path | str, split: pd.DataFrame, cohort: Cohort, make: str) -> None:
-    odd = sorted(set(split["patient"]) ^ set(cohort.patients.index))
+def _check_rows(path: Path | str, split: pd.DataFrame) -> pd.Series:
+    """Each patient once, to test or to develop, the latter in a fold; returns the folds."""
+    patients = split["patient"]
+    if patients.duplicated().any():
+        twice = patients[patients.duplicated()].iloc[0]
+        raise DataError(path, f"{twice} twice", "each patient once", MAKE)
+    test = split["role"] == "test"
+    other = patients[~test & (split["role"] != "development")]
+    if len(other):
+        found = f"the role {split['role'][other.index[0]]!r} of {other.iloc[0]}"
+        raise DataError(path, found, "test or development", MAKE)
+    fold = pd.to_numeric(split["fold"], errors="coerce")
+    wrong = patients[(fold.isna() | (fold % 1 != 0)) | (fold.where(~test, -fold - 1) < 0)]
+    if len(wrong):
+        found = f"the fold {split['fold'][wrong.index[0]]} of {wrong.iloc[0]}"
+        raise DataError(path, found, "0, 1, … for development, -1 for test", MAKE)
+    return fold
+
+
+def check_patients(split: pd.DataFrame, cohort: Cohort, path: Path | str = "the split") -> None:
+    """Raise ``DataError`` that names a patient whom the split or the cohort lacks; ``path`` is what
+    the split was read from."""
+    split_has, cohort_has = set(split["patient"]), set(cohort.patients.index)
+    odd = sorted(split_has ^ cohort_has)
     if odd:
-        side = (
-            "in the split but not in" if odd[0] in set(split["patient"]) else "missing from it, in"
-        )
-        raise DataError(path, f"{odd[0]} {side} {cohort.root}", "the cohort's patients", make)
+        place = f"in the split but not in {cohort.root}"
+        if odd[0] in cohort_has:
+            place = f"missing from it, in {cohort.root}"
+        found = f"{odd[0]} {place}" + (f", and {len(odd) - 1} more such" if odd[1:] else "")
+        raise DataError(path, found, "the cohort's patients", MAKE)
 
 
 def split_fingerprint(split: pd.DataFrame) -> str:

@@ -136,12 +136,12 @@ def compare_paired(first: np.ndarray | pd.Series, second: np.ndarray | pd.Series
 
 def compare_all(table: pd.DataFrame) -> pd.DataFrame:
     """:func:`compare_paired` for each pair of columns (models) of a table with a row per patient,
-    with ``p_holm``, the p value adjusted for the number of pairs."""
+    with ``p_holm``, the p value adjusted for the number of pairs; of one model, no row."""
     rows = [
         {"first": one, "second": two, **compare_paired(table[one], table[two])}
         for one, two in combinations(table.columns, 2)
     ]
-    pairs = pd.DataFrame(rows)
+    pairs = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["first", "second", "p"])
     return pairs.assign(p_holm=holm(pairs["p"].to_numpy()))
 
 

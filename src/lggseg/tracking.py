@@ -15,7 +15,7 @@ import numpy as np
 
 from lggseg.config import Config
 from lggseg.data import FLAIR, Cohort
-from lggseg.paths import read_table, runs_root
+from lggseg.paths import private_folder, read_table, runs_root
 from lggseg.predict import Segmenter
 from lggseg.stats import examples
 
@@ -46,15 +46,25 @@ def in_sagemaker_job() -> bool:
     return "TRAINING_JOB_NAME" in os.environ
 
 
+def check_tracker(config: Config) -> None:
+    """Raise ``RuntimeError`` where the package that the config asks for is missing."""
+    if config.tracker == "wandb":
+        _wandb()
+
+
 def tracker(config: Config, run: Path) -> WandbLogger | None:
     """The logger of a run, with its config, or ``None`` where W&B is not asked for.
 
-    Raises ``RuntimeError`` when the package is missing.
+    Raises ``RuntimeError`` when the package is missing or cannot start a run.
     """
     if config.tracker != "wandb":
         return None
     logger = _logger(run, name=run.name)
-    logger.experiment.config.update(asdict(config))
+    try:
+        logger.experiment.config.update(asdict(config))
+    except Exception as error:  # a wrong key, no network: W&B has classes of its own
+        advice = "Unset WANDB_API_KEY to log offline, or use --tracker csv."
+        raise RuntimeError(f"Weights & Biases started no run ({error}). {advice}") from error
     return logger
 
 
@@ -81,7 +91,7 @@ def log_model(experiment: Any, model: Path, name: str, aliases: Sequence[str]) -
 
 def register(model: Path, name: str, aliases: Sequence[str]) -> str:
     """Log a model folder in a run of its own; returns the name to ask W&B for."""
-    runs_root().mkdir(parents=True, exist_ok=True)
+    private_folder(runs_root())
     with _logger(runs_root(), job_type="register").experiment as experiment:
         log_model(experiment, model, name, aliases)
     return f"{PROJECT}/{name}:latest"

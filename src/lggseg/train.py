@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,28 +29,27 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lggseg import distributed, threads, tracking
-from lggseg.checksums import check_checkpoint
+from lggseg.checks import check_accelerator, check_start
 from lggseg.config import Config
-from lggseg.data import Cohort, DataError
+from lggseg.data import Cohort
 from lggseg.datamodule import CohortDataModule
 from lggseg.model_folder import amend_card, write_card
 from lggseg.models import build_network
-from lggseg.module import SegmentationModule
-from lggseg.paths import lock_run, new_folder, read_table, replace_file, write_table, writing
+from lggseg.module import NonFiniteLoss, SegmentationModule
+from lggseg.paths import read_table, replace_file, write_table
 from lggseg.predict import Segmenter, evaluate, export_model
 from lggseg.progress import progress_bar
-from lggseg.splits import (
-    NO_FOLD,
-    check_no_leakage,
-    fold_sides,
-    folds_of,
-    patients_of,
-    read_split,
-    slice_sides,
-    split_fingerprint,
-    write_split,
+from lggseg.run_folder import (
+    alone_in,
+    begin_run,
+    find_run,
+    has_begun,
+    is_finished,
+    last_checkpoint,
 )
+from lggseg.splits import NO_FOLD, fold_sides, folds_of, patients_of, split_fingerprint
 from lggseg.stats import summarise
+from lggseg.stopping import SIGNALS, Stopped
 
 
 def train(
@@ -67,44 +66,48 @@ def train(
     patients choose no epoch. Test patients are not touched.
 
     ``resume`` goes on from ``checkpoints/last.ckpt`` where there is one, to the same metrics as an
-    uninterrupted run. Returns the run folder. Raises ``LeakageError`` when a patient stands on two
-    sides, ``DataError`` when the run folder holds another run or another process trains in it,
-    ``NonFiniteLoss`` when the loss is.
+    uninterrupted run. Returns the run folder. Raises what :func:`lggseg.checks.check_start` raises,
+    ``DataError`` when the run folder holds another run (of another config, split or data) or
+    another process trains in it, ``NonFiniteLoss`` when the loss is, ``Stopped`` on SIGTERM and
+    SIGINT. What fails before the first epoch's end leaves no run.
 
     Processes that torchrun starts train together (see :mod:`lggseg.distributed`); the run folder is
     the first one's.
     """
     run = Path(run)
+    check_start(config, cohort, split)
     distributed.join(config.accelerator)
-    with _alone_in(run):
+    with SIGNALS, alone_in(run), _what_is_kept(run):
         return _train(config, cohort, split, run, resume, progress)
 
 
 @contextmanager
-def _alone_in(run: Path) -> Iterator[None]:
-    """Keep other processes from training in a run folder; raise ``DataError`` where one does."""
-    # A finished run is only read, and the other processes of a run follow the first.
-    if (run / "patients.csv").exists() or distributed.rank() != 0:
-        yield
-        return
-    with writing(run):
-        run.mkdir(parents=True, exist_ok=True)
-    lock = lock_run(run)
+def _what_is_kept(run: Path) -> Iterator[None]:
+    """Where a training is stopped or fails, say what there is of it and how to go on."""
     try:
         yield
-    finally:
-        lock.release()
+    except Stopped as stop:
+        if not has_begun(run):
+            raise
+        kept = f"{last_checkpoint(run)} holds the training so far."
+        kept += " Go on with the same command and --resume."
+        raise Stopped(stop.number, kept) from None
+    except NonFiniteLoss as error:
+        if not has_begun(run):
+            raise
+        kept = f"{run} keeps the epochs before; with other options choose another --run."
+        raise NonFiniteLoss(f"{error} {kept}") from error
 
 
 def _train(
     config: Config, cohort: Cohort, split: pd.DataFrame, run: Path, resume: bool, progress: bool
 ) -> Path:
-    if distributed.from_first(lambda: resume and (run / "patients.csv").exists()):
-        distributed.from_first(lambda: _same_run(run / "config.json", config, split))
-        return run
-    check_no_leakage(cohort, slice_sides(cohort, split))
     asked = config
-    config, checkpoint = distributed.from_first(lambda: _open_run(run, asked, split, resume))
+    stored = distributed.from_first(lambda: find_run(run, asked, cohort, split, resume))
+    if stored and distributed.from_first(lambda: is_finished(run)):
+        return run
+    config = stored or distributed.from_first(lambda: _begin(run, asked, cohort, split))
+    checkpoint = last_checkpoint(run) if stored else None
     pl.seed_everything(config.seed, verbose=False)
     module = SegmentationModule(config)
     datamodule = CohortDataModule(cohort, fold_sides(cohort, split, config.fold), config)
@@ -115,7 +118,7 @@ def _train(
         trainer = _trainer(
             config, [RunFolder(run)], bar, logger=logger or False, default_root_dir=run
         )
-        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+        _fit(trainer, module, datamodule, ckpt_path=checkpoint, weights_only=True)
         distributed.from_first(lambda: _finish(run, config, cohort, split, progress))
         if logger:
             tracking.log_results(logger.experiment, run, cohort)
@@ -123,6 +126,26 @@ def _train(
         if logger:
             logger.experiment.finish()
     return run
+
+
+def _begin(run: Path, config: Config, cohort: Cohort, split: pd.DataFrame) -> Config:
+    """Write down what the run is; the config with its precision settled."""
+    if config.precision == "auto":
+        config = replace(config, precision=choose_precision(config))
+    begin_run(run, config, cohort, split)
+    return config
+
+
+def _fit(trainer: pl.Trainer, *what: Any, **options: Any) -> None:
+    """Let Lightning train. It makes of a signal the end of the process, here :class:`Stopped`."""
+    try:
+        trainer.fit(*what, **options)
+    except SystemExit as error:
+        raise Stopped(SIGNALS.received or signal.SIGINT) from error
+    finally:
+        SIGNALS.after_step = False
+    if SIGNALS.received:  # in the last step
+        raise Stopped(SIGNALS.received)
 
 
 def validation_dice(
@@ -136,6 +159,7 @@ def validation_dice(
     """Train on the slices labelled ``train`` and return the last epoch's Dice per patient over
     the slices labelled ``validation``; ``each_epoch`` is called with every epoch's. For
     experiments: writes nothing, checks no leakage."""
+    check_accelerator(config)
     if config.precision == "auto":
         config = replace(config, precision=choose_precision(config))
     pl.seed_everything(config.seed, verbose=False)
@@ -151,7 +175,8 @@ def validation_dice(
     trainer = _trainer(
         config, callbacks, bar, check_val_every_n_epoch=every, enable_checkpointing=False
     )
-    trainer.fit(module, CohortDataModule(cohort, sides, config))
+    with SIGNALS:
+        _fit(trainer, module, CohortDataModule(cohort, sides, config))
     return module.validation_dice()
 
 
@@ -172,6 +197,7 @@ def crossvalidate(
     """
     run = Path(run)
     options: dict[str, Any] = {"resume": resume, "progress": progress}
+    find_run(run / "final", replace(config, fold=NO_FOLD), cohort, split, resume)
     table = score_folds(config, cohort, split, run, **options)
     config = replace(Config.load(run / "fold-0" / "config.json"), fold=NO_FOLD)
     final = train(config, cohort, split, run / "final", **options)
@@ -193,9 +219,10 @@ def score_folds(
     and return ``patients.csv``: each patient scored by the model that had not seen it."""
     tables = []
     options: dict[str, Any] = {"resume": resume, "progress": progress}
-    for fold in folds_of(split) if folds is None else folds:
-        folder = train(replace(config, fold=fold), cohort, split, run / f"fold-{fold}", **options)
-        tables.append(read_table(folder / "patients.csv").assign(fold=fold))
+    runs = check_folds(config, cohort, split, run, folds=folds, resume=resume)
+    for fold, folder in runs.items():
+        train(replace(config, fold=fold), cohort, split, folder, **options)
+        tables.append(read_table(folder / "patients.csv", _AGAIN).assign(fold=fold))
         # What the first fold measured holds for all.
         config = replace(config, precision=Config.load(folder / "config.json").precision)
     table = pd.concat(tables, ignore_index=True)
@@ -203,43 +230,25 @@ def score_folds(
     return table
 
 
-def _open_run(
-    run: Path, config: Config, split: pd.DataFrame, resume: bool
-) -> tuple[Config, Path | None]:
-    """The config with its precision settled, and the checkpoint to go on from, if any."""
-    stored, last = run / "config.json", run / "checkpoints" / "last.ckpt"
-    if stored.exists() and not resume:
-        action = "Go on with it by --resume, choose another --run, or delete the folder."
-        raise DataError(run, "an earlier run", "a new folder", action)
-    if stored.exists():
-        config = _same_run(stored, config, split)
-        if not last.exists():
-            return config, None
-        check_checkpoint(last)
-        return config, last
-    if config.precision == "auto":
-        config = replace(config, precision=choose_precision(config))
-    new_folder(last.parent)
-    write_split(split, run / "split.csv")
-    config.save(stored)
-    return config, None
+def check_folds(
+    config: Config,
+    cohort: Cohort,
+    split: pd.DataFrame,
+    run: Path,
+    *,
+    folds: Sequence[int] | None = None,
+    resume: bool = False,
+) -> dict[int, Path]:
+    """The run folder of each of these folds (default: all), after a look at whether all of them can
+    begin or go on, before any of them trains. Raises as :func:`train` does."""
+    runs = {fold: run / f"fold-{fold}" for fold in (folds_of(split) if folds is None else folds)}
+    check_start(config, cohort, split, runs)
+    for fold, folder in runs.items():
+        find_run(folder, replace(config, fold=fold), cohort, split, resume)
+    return runs
 
 
-_RESUME_ALIKE = "Resume with the same options and split, or start a new --run."
-
-
-def _same_run(stored: Path, config: Config, split: pd.DataFrame) -> Config:
-    before = Config.load(stored)
-    if config.precision == "auto":
-        config = replace(config, precision=before.precision)
-    changed = [name for name, value in asdict(before).items() if asdict(config)[name] != value]
-    if changed:
-        found = f"{changed[0]}={getattr(config, changed[0])!r}"
-        expected = f"{getattr(before, changed[0])!r}, with which the run was started"
-        raise DataError(stored, found, expected, _RESUME_ALIKE)
-    if split_fingerprint(read_split(stored.parent / "split.csv")) != split_fingerprint(split):
-        raise DataError(stored.parent / "split.csv", "another split", "the same", _RESUME_ALIKE)
-    return before
+_AGAIN = "Delete the file and go on with --resume, which writes it again."
 
 
 def choose_precision(config: Config) -> str:
@@ -299,8 +308,9 @@ class RunFolder(Checkpoint):
             # Processes cannot agree on a step at which all of them stop; the last epoch's file is
             # what such a run goes on from.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        SIGNALS.after_step = trainer.world_size == 1
         if self.path.exists():
-            table = pd.read_csv(self.path)
+            table = read_table(self.path, "Restore it, or begin a new run in another folder.")
             self.rows = table[table["epoch"] < trainer.current_epoch].to_dict("records")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -321,8 +331,8 @@ class RunFolder(Checkpoint):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        # Of a stop while validating, the last epoch's file stands.
-        stopped = isinstance(exception, SIGTERMException | KeyboardInterrupt)
+        # Of a stop while validating, or in the middle of a step, the last epoch's file stands.
+        stopped = isinstance(exception, SIGTERMException)
         if trainer.training and stopped and trainer.world_size == 1:
             trainer.save_checkpoint(self.last)
 

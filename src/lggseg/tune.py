@@ -24,14 +24,17 @@ import pandas as pd
 import torch
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from lggseg.checks import check_start
 from lggseg.config import SEARCH_SPACE, Choice, Config
 from lggseg.data import Cohort, DataError
 from lggseg.module import NonFiniteLoss
-from lggseg.paths import new_folder, write_table
+from lggseg.paths import locked, private_folder, write_table
 from lggseg.progress import progress_bar
-from lggseg.splits import check_no_leakage, fold_sides, slice_sides, split_fingerprint
+from lggseg.splits import fold_sides, split_fingerprint
+from lggseg.stopping import SIGNALS, Stopped
 from lggseg.threads import threads_each
 from lggseg.train import choose_precision, validation_dice
 
@@ -47,10 +50,11 @@ class EnoughTrials(Exception):
 def open_study(folder: Path | str, seed: int = 0) -> optuna.Study:
     """The study in ``folder/study.db`` (SQLite), made if there is none. Raises ``DataError``."""
     folder = Path(folder)
-    new_folder(folder)
+    private_folder(folder)
     with _no_warnings(), _database(folder):
         storage = optuna.storages.RDBStorage(
-            f"sqlite:///{folder / 'study.db'}",
+            # Else a "?", "#" or "%20" in the path would not be taken for letters of it.
+            URL.create("sqlite", database=str(folder.absolute() / "study.db")).render_as_string(),
             engine_kwargs={"connect_args": {"timeout": 60}},
             heartbeat_interval=HEARTBEAT,
             grace_period=GRACE,
@@ -117,15 +121,35 @@ def tune(
     mean Dice over the validation patients of ``folds``; it is pruned by its curve on the first of
     them. ``worker`` numbers the processes of one search, so that each draws its own proposals.
     Writes ``trials.csv`` beside the database after each trial and returns that table (see
-    :func:`trials_table`). Raises ``DataError`` when the folder holds a search with other data,
-    another split, other folds or other knobs than those it varies.
+    :func:`trials_table`). Raises what :func:`lggseg.checks.check_start` raises, before it writes
+    anything, ``DataError`` when the folder holds trials with other data, another split, other folds
+    or other knobs than those it varies, ``Stopped`` on SIGTERM and SIGINT.
     """
-    check_no_leakage(cohort, slice_sides(cohort, split))
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    earlier = len(open_study(folder).get_trials(deepcopy=False))
-    study = open_study(folder, seed=config.seed + 1000 * worker + earlier)
-    _same_search(study, Path(folder), _terms(config, cohort, split, folds))
+    check_start(config, cohort, split, folds)
+    folder = Path(folder)
+    try:
+        with SIGNALS:
+            terms = _terms(config, cohort, split, folds)
+            study = _study_of(folder, terms, config.seed + 1000 * worker)
+            return _search(study, config, cohort, split, folder, trials, folds, progress)
+    except Stopped as stop:
+        kept = f"{folder / 'study.db'} holds the finished trials. Go on with the same command."
+        raise Stopped(stop.number, kept) from None
+
+
+def _search(
+    study: optuna.Study,
+    config: Config,
+    cohort: Cohort,
+    split: pd.DataFrame,
+    folder: Path,
+    trials: int,
+    folds: Sequence[int],
+    progress: bool,
+) -> pd.DataFrame:
     config = replace(config, precision=_precision(study, config))
+    # Its warnings of a trial that failed or was stopped are tracebacks.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     known = {name: getattr(config, name) for name in SEARCH_SPACE}
     inside = {name: value for name, value in known.items() if value in SEARCH_SPACE[name]}
     study.enqueue_trial(inside, skip_if_exists=True)
@@ -133,10 +157,14 @@ def tune(
     def objective(trial: optuna.Trial) -> float:
         _beat(trial)
         _stop_when_enough(trial, trials)
-        return _score(trial, replace(config, **suggest(trial)), cohort, split, folds)
+        try:
+            return _score(trial, replace(config, **suggest(trial)), cohort, split, folds)
+        except NonFiniteLoss as error:
+            print(f"trial {trial.number} does not count: {error}", file=sys.stderr)
+            raise
 
-    keep = _keep_table(Path(folder))
-    with _database(Path(folder)), _finished_bar(study, trials, progress) as update:
+    keep = _keep_table(folder)
+    with _database(folder), _finished_bar(study, trials, progress) as update:
         while _count(study, FINISHED) < trials:
             _fail_killed(study)
             if _count(study, (*FINISHED, TrialState.RUNNING)) < trials:
@@ -146,7 +174,7 @@ def tune(
             update()
     table = trials_table(study)
     # The process that ran the last trial may have been killed before it wrote the table.
-    write_table(table, Path(folder) / "trials.csv")
+    write_table(table, folder / "trials.csv")
     return table
 
 
@@ -169,6 +197,22 @@ def _terms(
     del fixed["fold"]
     data = {"data": cohort.fingerprint, "split": split_fingerprint(split)}
     return {**fixed, **data, "folds": list(folds)}
+
+
+def _study_of(folder: Path, terms: dict[str, Any], seed: int) -> optuna.Study:
+    """The search of these terms in a folder; one of other terms that has tried nothing is replaced.
+    Raises ``DataError`` for one that has."""
+    private_folder(folder)
+    with locked(folder / ".lock"), _database(folder):
+        study = open_study(folder)
+        _fail_killed(study)
+        tried = _count(study, (*FINISHED, TrialState.RUNNING))
+        if not tried and study.user_attrs.get("terms", terms) != terms:
+            optuna.delete_study(study_name=study.study_name, storage=study._storage)
+            study = open_study(folder)
+        study = open_study(folder, seed=seed + len(study.get_trials(deepcopy=False)))
+        _same_search(study, folder, terms)
+    return study
 
 
 def _same_search(study: optuna.Study, folder: Path, terms: dict[str, Any]) -> None:
