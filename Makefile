@@ -11,6 +11,12 @@ OUT ?= build/notebooks
 DOCKER ?= docker
 BASE_IMAGE ?= python:3.11-slim-bookworm
 BUILD_OPTIONS ?=
+# What the base set is installed from: with requirements.txt nothing is compared with its checksum,
+# which a build of torch that is neither PyPI's nor the CPU's for Python 3.11 needs.
+LOCK ?= requirements-hashed.txt
+# The CPU's build of torch, which PyPI does not have: torch-2.13.0+cpu-cp311-manylinux_2_28_x86_64.
+TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+TOOLS := build/tools
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill"
 export LGGSEG_CACHE ?= $(CURDIR)/build/cache
 ifdef PYTHONDONTWRITEBYTECODE
@@ -20,7 +26,7 @@ export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/bytecode
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help try run check test test-all test-docker report notebooks data lab format image push clean distclean
+.PHONY: help try run check test test-all test-docker report notebooks data lab format image push lock sbom audit clean distclean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -76,6 +82,25 @@ image: ## build the Docker images lggseg:serve and lggseg:train
 push: $(BIN)/.aws ## push both images to the registry of your AWS account
 	$(BIN)/lggseg push
 
+lock: $(TOOLS)/.tools ## write requirements-hashed.txt and requirements-cuda.txt anew
+	$(TOOLS)/bin/uv pip compile requirements.txt --no-deps $(COMPILE) -o requirements-hashed.txt
+	sed -i 's/^torch==.*/&\n    --hash=sha256:$(TORCH_CPU) \\/' requirements-hashed.txt
+	grep '^torch==' requirements.txt | $(TOOLS)/bin/uv pip compile - -c requirements.txt $(COMPILE) \
+	  $(patsubst %,--no-emit-package %,$(shell sed -nE 's/^([A-Za-z0-9_.-]+)==.*/\1/p' requirements.txt)) \
+	  -o requirements-cuda.txt
+COMPILE := --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --no-header
+
+sbom: $(BIN)/.base $(TOOLS)/.tools ## list what is installed, as CycloneDX, and its licences: build/sbom
+	mkdir -p build/sbom
+	$(TOOLS)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml \
+	  --output-reproducible --output-format JSON --output-file build/sbom/sbom.cdx.json
+	$(TOOLS)/bin/pip-licenses --python=$(BIN)/python --with-urls --order=license \
+	  --format=csv --output-file=build/sbom/licences.csv
+
+audit: $(TOOLS)/.tools ## look the locked versions up in the database of known vulnerabilities
+	$(TOOLS)/bin/pip-audit --require-hashes --disable-pip -r requirements-hashed.txt \
+	  -r requirements-cuda.txt
+
 clean: ## delete what running made: build/ and runs/
 	rm -rf build runs .mypy_cache .ruff_cache .hypothesis
 
@@ -95,9 +120,21 @@ $(BIN)/.try: requirements-try.txt requirements.txt pyproject.toml | $(BIN)/pytho
 	$(INSTALL) --no-deps -e .
 	@touch $@
 
-$(BIN)/.base: requirements.txt pyproject.toml | $(BIN)/python
+# torch first, of the build that pip is set up for: asked for checksums, pip would prefer PyPI's to a
+# wheel on the disk. PyPI's needs its CUDA libraries on Linux; the CPU's, `2.13.0+cpu`, does not.
+CHECKED := $(INSTALL) --require-hashes --no-deps
+WHEELS := build/wheels
+HASHED = rm -rf $(WHEELS) && mkdir -p $(WHEELS) && \
+	  $(BIN)/pip download --quiet --no-deps --dest $(WHEELS) "$$(grep '^torch==' requirements.txt)" && \
+	  sed -n '/^torch==/,/[^\\]$$/p' requirements-hashed.txt >$(WHEELS)/torch.txt && \
+	  PIP_FIND_LINKS=$(WHEELS) $(CHECKED) --no-index -r $(WHEELS)/torch.txt && rm -r $(WHEELS) && \
+	  $(CHECKED) -r requirements-hashed.txt && \
+	  if ! $(BIN)/python -c 'from importlib.metadata import version as v; exit("+cpu" not in v("torch"))'; \
+	  then $(CHECKED) -r requirements-cuda.txt; fi
+
+$(BIN)/.base: requirements.txt requirements-hashed.txt requirements-cuda.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV): about a minute, 1.4 GB (more with CUDA)"
-	$(INSTALL) -r requirements.txt
+	@$(if $(findstring hashed,$(LOCK)),$(HASHED),$(INSTALL) -r $(LOCK))
 	$(INSTALL) --no-deps -e .
 	@touch $@
 
@@ -107,6 +144,12 @@ $(BIN)/.lab: $(BIN)/.base requirements-lab.txt
 
 $(BIN)/.dev: $(BIN)/.lab requirements-dev.txt
 	$(INSTALL) -r requirements-dev.txt
+	@touch $@
+
+# What looks at the environment from outside, in one of its own.
+$(TOOLS)/.tools: requirements-tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check --no-compile -r requirements-tools.txt
 	@touch $@
 
 # SageMaker's SDK, 1 GB, for what runs in Docker or on AWS.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Print the name of an image to build from: the official one, or where no hub can be reached (and
-# root is on Debian) one with the same Python, made by debootstrap.
+# Print the name of an image to build from: the official one by its digest, which the built images
+# keep as a label, or where no hub can be reached (and root is on Debian) one with the same Python,
+# made by debootstrap.
 set -euo pipefail
 
 official=python:3.11-slim-bookworm
@@ -21,7 +22,8 @@ make_own() {
 }
 
 if here $official || docker pull -q $official >/dev/null 2>&1; then
-  echo $official
+  digest=$(docker image inspect --format '{{if .RepoDigests}}{{index .RepoDigests 0}}{{end}}' $official)
+  echo "${digest:-$official}"
 else
   here $own || make_own
   echo $own

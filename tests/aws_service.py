@@ -35,7 +35,8 @@ from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
 from lggseg import container
 from lggseg.formats import ATTRIBUTES_HEADER
 from lggseg.packing import extract_files
-from lggseg.serve import Limits, build_app
+from lggseg.serve import build_app
+from lggseg.server import Limits
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
 LIST_TRAININGS = "list_training_jobs_for_hyper_parameter_tuning_job"

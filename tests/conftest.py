@@ -22,7 +22,11 @@ import pandas as pd
 import pytest
 import tifffile
 
+from lggseg import threads
 from lggseg.data import Cohort, load_cohort
+
+# Trainings are compared to the last bit, so none may take fewer threads than another.
+os.environ.setdefault("OMP_NUM_THREADS", str(threads.threads()))
 
 if TYPE_CHECKING:
     from aws_shapes import Request

@@ -148,6 +148,8 @@ def start(made: ExitStack, job: Path, checkpoints: Path, cohort: Cohort) -> str:
     values = replace(CONFIG, epochs=8).to_strings()
     (job / "config" / "hyperparameters.json").write_text(json.dumps(values))
     mounts = [word for place, path in places.items() for word in ("-v", f"{path}:/opt/ml/{place}")]
+    # Runs are compared to the last bit, so none may take fewer threads than another.
+    mounts += ["--env", "OMP_NUM_THREADS=2"]
     number = docker("run", "--detach", *mounts, TRAIN_IMAGE, "train").stdout.strip()
     made.callback(docker, "rm", "--force", number)
     return number

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ast
+import io
+import json
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+from notebook_times import TOP
+from tqdm import tqdm
 
-from lggseg.notebooks import execute, run_notebooks
+from lggseg.machine_speed import TIMES, as_text, expected_seconds, notebook_time, seconds_per_step
+from lggseg.notebooks import LastLine, execute, run_notebooks, say_what_follows
 from lggseg.phantom import make_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,3 +150,62 @@ def test_runner_keeps_the_order_and_names_the_broken_cell(
 def test_runner_without_notebooks(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="found no notebook"):
         run_notebooks(tmp_path, tmp_path / "out", {})
+
+
+@each
+def test_the_time_at_the_top_is_the_measured_one(path: Path) -> None:
+    rows = json.loads((ROOT / TIMES).read_text())["measured"]
+    top = TOP.search(path.read_text())
+    assert top and top[2] == notebook_time(rows, path.stem), "benchmarks/notebook_times.py --tops"
+
+
+def write_times(root: Path) -> Path:
+    """A project with measured times of two machines; returns its folder of notebooks."""
+    (root / "notebooks").mkdir()
+    (root / TIMES).parent.mkdir(parents=True)
+    kind = {"profile": "demo", "beside": 0}
+    fast = {**kind, "seconds_per_step": 0.05, "seconds": {"simulate": 20.0, "00_a": 100.0}}
+    slow = {**kind, "seconds_per_step": 0.20, "seconds": {"simulate": 30.0, "00_a": 300.0}}
+    busy = {**fast, "beside": 2, "seconds": {"00_a": 9999.0}}
+    (root / TIMES).write_text(json.dumps({"measured": [fast, slow, busy]}))
+    return root / "notebooks"
+
+
+def test_the_expected_time_is_that_of_the_most_similar_machine(tmp_path: Path) -> None:
+    folder = write_times(tmp_path)
+    assert expected_seconds(folder, "demo", 0.06) == pytest.approx(120 * 0.06 / 0.05)
+    assert expected_seconds(folder, "demo", 0.3) == pytest.approx(330 * 0.3 / 0.2)
+    assert expected_seconds(folder, "full", 0.06) is None
+    assert expected_seconds(tmp_path, "demo", 0.06) is None, "no file of times"
+
+
+def test_it_says_first_what_it_will_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_times(tmp_path)
+    write_notebook(folder / "00_a.ipynb", "DATA = ''")
+    say_what_follows(folder, tmp_path / "out", "demo", simulated=True)
+    said = capsys.readouterr().out
+    assert "1 notebooks on a simulated cohort" in said and re.search(r"now: \d+ (min|s)", said)
+    say_what_follows(folder, tmp_path / "out", "demo", simulated=False)
+    assert "not measured" in capsys.readouterr().out
+
+
+def test_the_speed_of_this_machine_is_measured_within_its_time() -> None:
+    start = time.perf_counter()
+    assert 0 < seconds_per_step(0.05) < 5
+    assert time.perf_counter() - start < 60
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.1, "5 s"), (60, "1 min"), (295, "5 min"), (301, "6 min")]
+)
+def test_times_are_rounded_up(seconds: float, text: str) -> None:
+    assert as_text(seconds) == text
+
+
+def test_what_a_notebook_prints_last_stands_at_the_bar(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "00_a.ipynb", "X = 0", "print('first'); print('half\\rwhole')")
+    bar = tqdm(total=1, file=io.StringIO())
+    printed = LastLine(bar)
+    printed.pause = 0.0
+    execute(tmp_path / "00_a.ipynb", tmp_path / "out.ipynb", {}, printed)
+    assert bar.postfix == "whole"

@@ -148,6 +148,24 @@ def test_what_the_user_or_a_search_has_set_is_not_raised(
     assert threads.leave_busy_cpus(root=tmp_path) == 3
 
 
+def test_a_short_burst_of_another_process_lowers_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch_has(monkeypatch, 8)
+    looks = iter([2.0, 8.0])
+    monkeypatch.setattr(threads, "idle_cpus", lambda *_: next(looks))
+    assert threads.leave_busy_cpus(root=tmp_path) == 8
+
+
+def test_a_training_that_goes_on_has_the_threads_it_began_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch_has(monkeypatch, 8)
+    assert [threads.go_on_with(count, tmp_path) for count in (3, 16, 5)] == [3, 8, 5]
+    monkeypatch.setattr(threads, "idle_cpus", lambda *_: 8.0)
+    assert threads.leave_busy_cpus(root=tmp_path) == 8, "the next training is not held back"
+
+
 def run(code: str, cpus: set[int], **variables: str) -> list[str]:
     """What a process prints that may use these CPUs and has no variables but the given."""
     env = {name: value for name, value in os.environ.items() if name not in OURS} | variables

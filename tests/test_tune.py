@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from test_train import CONFIG
 
@@ -167,6 +169,28 @@ def test_trial_killed_before_its_first_heartbeat_is_replaced(
         tune.open_study(tmp_path).ask()
     table = tune.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
     assert table["number"].tolist() == [1, 2]
+
+
+def test_trial_that_another_process_fails_at_the_same_moment_is_replaced(
+    cohort: Cohort,
+    split: pd.DataFrame,
+    seen: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        tune.open_study(tmp_path).ask()
+    monkeypatch.setattr(tune, "GRACE", 1)
+    time.sleep(1.1)
+
+    def tell(study: optuna.Study, number: int, **_: Any) -> None:
+        raise UpdateFinishedTrialError(f"Trial#{number} has already finished")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", tell)
+        tune._fail_killed(tune.open_study(tmp_path))
+    table = tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+    assert table["number"].tolist() == [1]
 
 
 def test_trial_started_in_the_future_is_replaced(

@@ -216,10 +216,11 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _notebooks(options: argparse.Namespace) -> None:
-    from lggseg.notebooks import run_notebooks
+    from lggseg.notebooks import run_notebooks, say_what_follows
     from lggseg.paths import find_tree
     from lggseg.phantom import cohort_root
 
+    say_what_follows(options.folder, options.out, options.profile, not str(options.data))
     tree = find_tree(cohort_root(options.data)).resolve()
     parameters = {"DATA": str(tree), "PROFILE": options.profile}
     run_notebooks(options.folder, options.out, parameters)

@@ -90,7 +90,12 @@ def ensemble_on_test(
 
 
 def score_test(
-    names: Sequence[str], cohort: Cohort, split: pd.DataFrame, run: Path | str
+    names: Sequence[str],
+    cohort: Cohort,
+    split: pd.DataFrame,
+    run: Path | str,
+    *,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """The test patients, scored by the ensemble of each model's folds: a row per name and patient.
     Writes ``test.csv``. For the final table only: nothing may be chosen by it."""
@@ -98,7 +103,7 @@ def score_test(
     for name in names:
         segmenter = Segmenter.ensemble(_fold_models(Path(run) / name))
         patients = patients_of(split, "test", segmenter.config.fold)
-        scores = evaluate(segmenter, cohort, patients, progress=False)
+        scores = evaluate(segmenter, cohort, patients, progress=progress)
         tables.append(scores.assign(model=name))
     table = pd.concat(tables, ignore_index=True)
     write_table(table, Path(run) / "test.csv")

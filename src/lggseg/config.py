@@ -144,7 +144,7 @@ PROFILES: dict[str, Config] = {
     # Seconds: proves that everything runs.
     "smoke": Config(downsample=4, width=8, epochs=2, ema_decay=0.5),
     # A minute on two cores: the embedded simulated cohort.
-    "demo": Config(epochs=12, ema_decay=0.95),
+    "demo": Config(downsample=4, epochs=12, ema_decay=0.95),
     # The real cohort, on two cores or a GPU.
     "full": Config(),
 }

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lggseg import distributed
+from lggseg import distributed, threads
 from lggseg.config import Config
 from lggseg.datamodule import CohortDataModule
 from lggseg.optim import MuonAdamW
@@ -76,13 +76,14 @@ class SegmentationModule(pl.LightningModule):
         assert step is not None
         scaler = step.scaler.state_dict() if step.scaler else {}
         counts = {"done": step.done, "total": float(step.total), "slices": self._slices}
-        checkpoint["step"] = {**counts, "scaler": scaler}
+        checkpoint["step"] = {**counts, "scaler": scaler, "threads": torch.get_num_threads()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "step" not in checkpoint:
             found, expected = "a checkpoint of an earlier version", "one of this version"
             raise DataError("checkpoints/last.ckpt", found, expected, "Start a new --run.")
         self._restored = checkpoint["step"]
+        threads.go_on_with(self._restored["threads"])
 
     def training_step(self, rows: Tensor, batch_idx: int) -> None:
         loss = self._run(rows)

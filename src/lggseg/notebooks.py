@@ -2,43 +2,92 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import re
+import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import papermill
+from tqdm import tqdm
 
+from lggseg.machine_speed import as_text, expected_seconds, seconds_per_step
 from lggseg.paths import new_folder, runs_root, writing
 from lggseg.progress import progress_bar
 
+NOTEBOOKS = "[0-9]*.ipynb"
 
-def run_notebooks(folder: Path, out: Path, parameters: dict[str, str]) -> list[Path]:
+
+def say_what_follows(folder: Path, out: Path, profile: str, simulated: bool) -> None:
+    """Print what :func:`run_notebooks` will do, and how long it takes on this machine, where that
+    was measured for the profile. Measures this machine's speed for a second."""
+    cohort = "a simulated cohort" if simulated else "your cohort"
+    count = len(list(folder.glob(NOTEBOOKS)))
+    print(f"Executes {count} notebooks on {cohort}, profile {profile}, into {out}", flush=True)
+    step = seconds_per_step()
+    expected = expected_seconds(folder, profile, step) if simulated else None
+    if expected:
+        print(f"Expected time on this machine as busy as it is now: {as_text(expected)}")
+    else:
+        print("Expected time: not measured for this profile and cohort")
+
+
+def run_notebooks(folder: Path, out: Path, parameters: dict[str, str]) -> dict[str, float]:
     """Execute every notebook of ``folder`` in the order of their names into ``out``.
 
-    A notebook gets those of ``parameters`` that its parameters cell declares. Prints at the end
-    what was made. Raises ``RuntimeError`` with the notebook, the cell and the error's last line.
+    A notebook gets those of ``parameters`` that its parameters cell declares. Shows what the
+    running one prints, and at the end what was made.
+
+    Returns:
+        The seconds that each notebook took, by the stem of its file.
+
+    Raises:
+        RuntimeError: With the notebook, the cell and the error's last line.
     """
-    notebooks = sorted(folder.glob("[0-9]*.ipynb"))
+    notebooks = sorted(folder.glob(NOTEBOOKS))
     if not notebooks:
         raise RuntimeError(f"{folder}: found no notebook; run this in the project's folder")
     new_folder(out)
-    _quiet_kernels()
     seconds = {}
-    with progress_bar(notebooks, "execute", "notebook") as bar:
+    with _quiet_kernels(), progress_bar(notebooks, "execute", "notebook") as bar:
         for notebook in bar:
             bar.set_description(notebook.stem)
             start = time.perf_counter()
-            execute(notebook, out / notebook.name, parameters)
-            seconds[out / notebook.name] = time.perf_counter() - start
-    _say_what_was_made(seconds)
-    return list(seconds)
+            execute(notebook, out / notebook.name, parameters, LastLine(bar))
+            seconds[notebook.stem] = time.perf_counter() - start
+            bar.set_postfix_str("")
+    _say_what_was_made(out, seconds)
+    return seconds
 
 
-def execute(notebook: Path, target: Path, parameters: dict[str, str]) -> None:
-    """Execute one notebook from the project's folder; see :func:`run_notebooks`."""
+class LastLine(io.TextIOBase):
+    """A file whose last line stands at the end of a progress bar: what a notebook prints."""
+
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self.bar, self.shown = bar, 0.0
+        # A terminal's line is drawn anew; a log gets a line more.
+        self.pause = 0.2 if sys.stderr.isatty() else 10.0
+
+    def write(self, text: str) -> int:
+        lines = re.sub("[\r\n]+", "\n", text).strip().splitlines()
+        if lines and time.perf_counter() - self.shown > self.pause:
+            self.bar.set_postfix_str(lines[-1])
+            self.shown = time.perf_counter()
+        return len(text)
+
+
+def execute(
+    notebook: Path, target: Path, parameters: dict[str, str], printed: io.TextIOBase | None = None
+) -> None:
+    """Execute one notebook from the project's folder; see :func:`run_notebooks`. ``printed`` gets
+    what it prints, as it prints it."""
     declared = papermill.inspect_notebook(str(notebook))
     chosen = {name: value for name, value in parameters.items() if name in declared}
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -51,6 +100,7 @@ def execute(notebook: Path, target: Path, parameters: dict[str, str]) -> None:
                 kernel_name="python3",
                 cwd=str(notebook.resolve().parent),
                 progress_bar=False,
+                stdout_file=printed,
             )
     except papermill.PapermillExecutionError as error:
         raise RuntimeError(
@@ -59,23 +109,31 @@ def execute(notebook: Path, target: Path, parameters: dict[str, str]) -> None:
         ) from error
 
 
-def _quiet_kernels() -> None:
+@contextmanager
+def _quiet_kernels() -> Iterator[None]:
     """Keep harmless warnings of the kernels out of the terminal and the notebooks."""
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     # As in lggseg/__init__.py, for notebooks that import MONAI or Optuna before lggseg.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     warnings.filterwarnings("ignore", module="zmq|papermill")
-    if "IPYTHONDIR" not in os.environ:
-        folder = Path(tempfile.mkdtemp(prefix="lggseg-ipython-"))
-        profile = folder / "profile_default"
+    if "IPYTHONDIR" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="lggseg-ipython-") as folder:
+        profile = Path(folder) / "profile_default"
         profile.mkdir()
         text = "c.IPKernelApp.log_level = 'ERROR'\n"
         (profile / "ipython_kernel_config.py").write_text(text)
-        os.environ["IPYTHONDIR"] = str(folder)
+        os.environ["IPYTHONDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["IPYTHONDIR"]
 
 
-def _say_what_was_made(seconds: dict[Path, float]) -> None:
+def _say_what_was_made(out: Path, seconds: dict[str, float]) -> None:
     print("\nExecuted notebooks (open them in JupyterLab, `make lab`, or any viewer):")
-    for path, duration in seconds.items():
+    for name, duration in seconds.items():
+        path = out / f"{name}.ipynb"
         print(f"  {path}  {duration:6.1f} s  {path.stat().st_size / 2**20:.1f} MiB")
     print(f"Runs, with models, metrics per epoch and per patient: {runs_root()}")

@@ -1,10 +1,10 @@
 """The endpoint: ``GET /ping`` and ``POST /invocations``, as SageMaker calls a container.
 
-A request carries a volume as ``image/tiff`` (a page a slice) or ``application/x-npy``; the answer
-is the first of ``Accept`` that there is: ``application/json`` (the default), ``image/tiff`` or
+A request carries a volume as ``image/tiff`` (a page per slice) or ``application/x-npy``; the answer
+is what ``Accept`` wants most: ``application/json`` (the default), ``image/tiff`` or
 ``application/x-npy`` for the mask, ``image/png`` for a slice with the tumour's outline. SageMaker's
 header of custom attributes may say more, for example ``slice=7`` or
-``air=3,5,2; contrast=80,120,85; context=1,1; probability=1`` (see ``_ATTRIBUTES``).
+``air=3,5,2; contrast=80,120,85; context=1,1; probability=1`` (:mod:`lggseg.negotiation`).
 
 Runs on ONNX Runtime, without torch. A line of the log holds numbers, nothing of the patient.
 """
@@ -14,12 +14,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import signal
-import socket
-import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
@@ -46,60 +42,15 @@ from lggseg.formats import (
     read_npy,
     read_tiff,
 )
+from lggseg.negotiation import Attributes, Question, opaque_attributes
+from lggseg.paths import DataError
 from lggseg.picture import outline_png
-from lggseg.predict import Prediction, Segmenter
+from lggseg.predict import BATCH, Prediction, Segmenter
+from lggseg.server import IDLE_SECONDS, BoundedAnswers, Limits, Room, read_body, run
 from lggseg.volume import BLANK, FLAIR, SIZE, channel_statistics
 
-Attributes = dict[str, list[float]]
-
-# Custom attributes: type, how many values, lowest, highest.
-_ATTRIBUTES: dict[str, tuple[Callable[[str], float], int, float, float]] = {
-    # lggseg.volume.channel_statistics of the whole volume; no two grey levels are closer than 1.
-    "air": (float, 3, 0, 255),
-    "contrast": (float, 3, 1, 255),
-    # So many slices at the start and the end are only neighbours of the others.
-    "context": (int, 2, 0, 1),
-    # 1: npy of the probability, float32, instead of the mask.
-    "probability": (int, 1, 0, 1),
-    # The slice of the picture, from 0; without it the one with the most tumour.
-    "slice": (int, 1, 0, 10**6),
-}
 _PARTS = "Send parts of the volume, as lggseg.client.segment does."
 _READERS = {TIFF: read_tiff, NPY: read_npy}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a server accepts: bytes of a body, slices of a volume, seconds until a body has
-    arrived, predictions at once, and requests at once, those that wait included."""
-
-    bytes: int = MAX_BYTES
-    slices: int = 256
-    seconds: float = 30
-    predictions: int = 2
-    requests: int = 16
-
-
-@dataclass(frozen=True)
-class Question:
-    """What the headers of a request say: what the body is, and what is wanted."""
-
-    kind: str
-    accept: str
-    attributes: Attributes
-
-    @classmethod
-    def of(cls, headers: Mapping[str, str]) -> Question:
-        """Raises ``Refused``."""
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in _READERS:
-            action = "Name the body's type in the header Content-Type."
-            raise Refused(415, f"Content-Type {kind!r}", " or ".join(_READERS), action)
-        accept = _accepted(headers.get("accept", ""))
-        attributes = read_attributes(headers.get(ATTRIBUTES_HEADER, ""))
-        if attributes.get("probability") == [1] and accept != NPY:
-            raise Refused(400, f"probability=1 and Accept {accept}", f"Accept {NPY}", "Change one.")
-        return cls(kind, accept, attributes)
 
 
 @dataclass(frozen=True)
@@ -118,41 +69,17 @@ def serve(model: Path | str, host: str, port: int) -> None:
     run(build_app(Path(model), Limits()), host=host, port=port)
 
 
-def run(app: FastAPI, host: str, port: int, **options: Any) -> None:
-    """Run an application with uvicorn's ``options`` until SIGTERM or SIGINT, as :func:`serve`.
-    Raises ``RuntimeError`` for an address that cannot be had."""
-    check_free(host, port)
-    # uvicorn raises the signal again when it has shut down, as if it had not been handled.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-    options |= {"host": host, "port": port, "timeout_graceful_shutdown": 25}
-    uvicorn.run(app, ws="none", access_log=False, **options)
-
-
-def check_free(host: str, port: int) -> None:
-    """Raise ``RuntimeError`` where no server can listen, such as beside another on this port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except (OSError, OverflowError) as error:
-        raise RuntimeError(
-            f"{host}, port {port}: found no way to listen ({error}); expected a free port. "
-            "Is it running already? Else give another --port."
-        ) from error
-
-
 def build_app(model: Path, limits: Limits) -> FastAPI:
     """The application that serves a model folder. Raises ``DataError``."""
-    segmenter = Segmenter.load(model)
+    segmenter = load_model(model)
     work = partial(respond, segmenter, _model_facts(model, segmenter), limits.slices)
-    pool, room = ThreadPoolExecutor(limits.predictions), asyncio.Semaphore(limits.requests)
+    pool, room = ThreadPoolExecutor(limits.predictions), Room(limits.requests)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(BoundedAnswers, room=room, seconds=limits.seconds)
 
     async def answer(request: Request, log: dict[str, Any]) -> Response:
-        if room.locked():
-            expected = f"at most {limits.requests}"
-            raise Refused(503, "too many requests at once", expected, "Try again in a second.")
-        async with room:
+        room.require()
+        with room:
             question = Question.of(request.headers)
             body = await read_body(request, limits, _PARTS)
             log["bytes"] = len(body)
@@ -160,15 +87,54 @@ def build_app(model: Path, limits: Limits) -> FastAPI:
             content, log["slices"] = await loop.run_in_executor(pool, work, question, body)
             return Response(content, media_type=question.accept)
 
-    @app.get("/ping")
+    @app.api_route("/ping", methods=["GET", "HEAD"])
     async def ping() -> Response:
         return Response()
 
     @app.post("/invocations")
     async def invocations(request: Request) -> Response:
-        return await _logged(partial(answer, request), partial(_discard_body, request, limits))
+        discard = partial(_discard_body, request, limits)
+        response = await _logged(partial(answer, request), discard)
+        if opaque := opaque_attributes(request.headers):
+            response.headers[ATTRIBUTES_HEADER] = opaque
+        return response
 
     return app
+
+
+def load_model(folder: Path) -> Segmenter:
+    """A model folder that has been tried once, on one slice more than the network sees at a time.
+
+    Raises:
+        DataError: the folder holds no model, or one that cannot run or gives no probabilities.
+    """
+    segmenter = Segmenter.load(folder)
+    volume = np.zeros((BATCH + 1, SIZE, SIZE, 3), np.uint8)
+    volume[:, SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4] = 100
+    expected = f"a probability for each of {volume.shape[:3]} pixels"
+    action = "Copy the model folder again, or export it with this version (lggseg train)."
+    try:
+        probability = segmenter.probability(volume, channel_statistics(volume))
+    except Exception as error:  # of NumPy and ONNX Runtime, whose exceptions share no base
+        found = f"a model that cannot run ({' '.join(str(error).split())[:300]})"
+        raise DataError(folder / "model.onnx", found, expected, action) from error
+    if probability.shape != volume.shape[:3] or not _are_probabilities(probability):
+        found = f"a model that gives {probability.dtype} {probability.shape} of other numbers"
+        raise DataError(folder / "model.onnx", found, expected, action)
+    return segmenter
+
+
+def _are_probabilities(array: np.ndarray) -> bool:
+    return bool(np.all((array >= 0) & (array <= 1)))  # NaN is neither
+
+
+def require_probabilities(array: np.ndarray) -> np.ndarray:
+    """The probabilities of a model. Raises ``Refused`` where some are none, such as NaN."""
+    if not _are_probabilities(array):
+        expected = "a probability for each pixel"
+        action = "Check the volume's grey levels; if they are right, check the model."
+        raise Refused(422, "a volume for which the model gives none", expected, action)
+    return array
 
 
 async def _logged(
@@ -197,70 +163,15 @@ async def _logged(
     return response
 
 
-async def read_body(request: Request, limits: Limits, action: str) -> bytes:
-    """The body of a request; ``action`` tells what to do about one that is too large. Raises
-    ``Refused``."""
-    expected, body = f"at most {limits.bytes} bytes", bytearray()
-    declared = int(request.headers.get("content-length", 0))
-    if declared > limits.bytes:
-        raise Refused(413, f"{declared} bytes", expected, action)
-    try:
-        async with asyncio.timeout(limits.seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limits.bytes:
-                    raise Refused(413, "more bytes", expected, action)
-    except (TimeoutError, ClientDisconnect):
-        found = f"{len(body)} bytes after {limits.seconds} seconds, or a closed connection"
-        raise Refused(408, found, "the whole body", "Send it faster.") from None
-    return bytes(body)
-
-
 async def _discard_body(request: Request, limits: Limits) -> None:
-    """Read what is left of a body, for as long as a body may take."""
+    """Read what is left of a body, for as long as a body may take, while there comes some."""
+    idle = min(IDLE_SECONDS / 2, limits.seconds)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + limits.seconds
     with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: it was read already
-        async with asyncio.timeout(limits.seconds):
+        async with asyncio.timeout(idle) as deadline:
             async for _ in request.stream():
-                pass
-
-
-def _accepted(header: str) -> str:
-    """The first media type of a header ``Accept`` that there is an answer for."""
-    for media in (part.partition(";")[0].strip().lower() for part in header.split(",")):
-        if media in ("", "*/*", "application/*"):
-            return JSON
-        if media in _WRITERS:
-            return media
-    raise Refused(406, f"Accept {header[:100]!r}", " or ".join(_WRITERS), "Accept one of them.")
-
-
-def read_attributes(text: str) -> Attributes:
-    """Custom attributes like ``air=3,5,2; contrast=80,120,85``. Raises ``Refused``."""
-    values: Attributes = {}
-    for part in filter(None, (part.strip() for part in text.split(";"))):
-        name, _, numbers = part.partition("=")
-        try:
-            values[name] = _numbers(name, numbers)
-        except (KeyError, ValueError):
-            raise _bad_attribute(repr(part[:100])) from None
-    if ("air" in values) != ("contrast" in values):
-        raise _bad_attribute("air without contrast or contrast without air")
-    return values
-
-
-def _numbers(name: str, text: str) -> list[float]:
-    kind, count, low, high = _ATTRIBUTES[name]
-    numbers = [kind(number) for number in text.split(",")]
-    if len(numbers) != count or not all(low <= number <= high for number in numbers):
-        raise ValueError(text)
-    return numbers
-
-
-def _bad_attribute(found: str) -> Refused:
-    known = (f"{name}: {count} from {low} to {high}"
-             for name, (_, count, low, high) in _ATTRIBUTES.items())  # fmt: skip
-    action = "Write name=number,number and a semicolon between attributes."
-    return Refused(400, f"custom attribute {found}", "; ".join(known), action)
+                deadline.reschedule(min(end, loop.time() + idle))
 
 
 def respond(
@@ -273,6 +184,7 @@ def respond(
     given = [attributes[name] for name in ("air", "contrast") if name in attributes]
     statistics = np.array(given, np.float32) if given else channel_statistics(volume)
     probability = segmenter.probability(volume, statistics, (before, after))
+    require_probabilities(probability)
     if attributes.get("probability") == [1]:
         return npy_bytes(probability), len(volume)
     config = segmenter.config
@@ -336,12 +248,18 @@ _WRITERS: dict[str, Callable[[Answer], bytes]] = {
 
 
 def _model_facts(folder: Path, segmenter: Segmenter) -> dict[str, Any]:
-    """What tells models apart, and what a client needs to make a mask of a probability."""
+    """What tells models apart, and what a client needs to make a mask of a probability. Raises
+    ``DataError``."""
     graph = (folder / "model.onnx").read_bytes()
-    return {
-        "lggseg": segmenter.card["versions"]["lggseg"],
-        "fingerprint": hashlib.blake2b(graph, digest_size=16).hexdigest(),
-        "data_fingerprint": segmenter.card["data_fingerprint"],
-        "threshold": segmenter.config.threshold,
-        "smallest_part": segmenter.config.smallest_part,
-    }
+    try:
+        return {
+            "lggseg": segmenter.card["versions"]["lggseg"],
+            "fingerprint": hashlib.blake2b(graph, digest_size=16).hexdigest(),
+            "data_fingerprint": segmenter.card["data_fingerprint"],
+            "threshold": segmenter.config.threshold,
+            "smallest_part": segmenter.config.smallest_part,
+        }
+    except (KeyError, TypeError) as error:
+        found, expected = f"no {error}", "versions and data_fingerprint, as lggseg train writes"
+        action = "Copy the model folder again, or export it with this version."
+        raise DataError(folder / "config.json", found, expected, action) from error

@@ -97,7 +97,8 @@ def apply(root: Path = ROOT) -> None:
 
 
 def leave_busy_cpus(seconds: float = 0.2, root: Path = ROOT) -> int:
-    """Lower torch's number of threads to the CPUs that no other process keeps busy now.
+    """Lower torch's number of threads to the CPUs that no other process keeps busy now. A CPU must
+    be busy in two looks, so that a short burst of another process lowers nothing.
 
     The threads of a training wait for each other after every operation. A thread whose CPU is taken
     by another process is some milliseconds late each time: where other processes kept at least one
@@ -109,23 +110,49 @@ def leave_busy_cpus(seconds: float = 0.2, root: Path = ROOT) -> int:
     one that :func:`apply` sets for a quota.
 
     Args:
-        seconds: How long to look at the CPUs. This process should do nothing else.
+        seconds: How long each look takes. This process should do nothing else.
         root: Where ``proc`` and ``sys`` lie.
 
     Returns:
         The number of threads that torch has now.
     """
-    import torch
-
-    found = torch.get_num_threads()
-    most = min(_lowered.pop(found, found), threads(root))
+    most = _most(root)
     count = most
     if count > 1 and not _explicit():
-        count = max(1, min(most, round(idle_cpus(seconds, root))))
+        idle = idle_cpus(seconds, root)
+        if round(idle) < most:
+            idle = max(idle, idle_cpus(2 * seconds, root))
+        count = max(1, min(most, round(idle)))
+    return go_on_with(count, root)
+
+
+def go_on_with(count: int, root: Path = ROOT) -> int:
+    """Set torch's number of threads to that of the training that goes on, for the same last bits.
+
+    Args:
+        count: The number that the training began with.
+        root: Where ``proc`` and ``sys`` lie.
+
+    Returns:
+        The number of threads that torch has now: fewer where this process may not use as many.
+    """
+    import torch
+
+    most = _most(root)
+    count = min(count, most)
+    _lowered.pop(torch.get_num_threads(), None)
     if count < most:
         _lowered[count] = most
     torch.set_num_threads(count)
     return count
+
+
+def _most(root: Path) -> int:
+    """The most threads that a training may have: what torch had before any was lowered."""
+    import torch
+
+    found = torch.get_num_threads()
+    return min(_lowered.get(found, found), threads(root))
 
 
 def idle_cpus(seconds: float = 0.2, root: Path = ROOT) -> float:

@@ -21,19 +21,14 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    Callback,
-    Checkpoint,
-    LambdaCallback,
-    TQDMProgressBar,
-)
-from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.callbacks import Callback, Checkpoint, LambdaCallback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from lggseg import distributed, tracking
+from lggseg import distributed, threads, tracking
 from lggseg.checksums import check_checkpoint
 from lggseg.config import Config
 from lggseg.data import Cohort, DataError
@@ -43,6 +38,7 @@ from lggseg.models import build_network
 from lggseg.module import SegmentationModule
 from lggseg.paths import lock_run, new_folder, replace_file, write_table, writing
 from lggseg.predict import Segmenter, evaluate, export_model
+from lggseg.progress import progress_bar
 from lggseg.splits import (
     NO_FOLD,
     check_no_leakage,
@@ -113,9 +109,11 @@ def _train(
     module = SegmentationModule(config)
     datamodule = CohortDataModule(cohort, fold_sides(cohort, split, config.fold), config)
     logger = tracking.tracker(config, run) if distributed.rank() == 0 else None
+    fold = "all patients" if config.fold == NO_FOLD else f"fold {config.fold}"
+    bar = f"train {config.network}, {fold}" if progress else ""
     try:
         trainer = _trainer(
-            config, [RunFolder(run)], progress, logger=logger or False, default_root_dir=run
+            config, [RunFolder(run)], bar, logger=logger or False, default_root_dir=run
         )
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         distributed.from_first(lambda: _finish(run, config, cohort, split, progress))
@@ -149,8 +147,9 @@ def validation_dice(
             LambdaCallback(on_validation_epoch_end=lambda *_: tell(module.validation_dice()))
         ]
     every = 1 if each_epoch else config.epochs
+    bar = f"train {config.network}" if progress else ""
     trainer = _trainer(
-        config, callbacks, progress, check_val_every_n_epoch=every, enable_checkpointing=False
+        config, callbacks, bar, check_val_every_n_epoch=every, enable_checkpointing=False
     )
     trainer.fit(module, CohortDataModule(cohort, sides, config))
     return module.validation_dice()
@@ -328,16 +327,33 @@ class RunFolder(Checkpoint):
             trainer.save_checkpoint(self.last)
 
 
-class OneBar(TQDMProgressBar):
-    """One line of progress for a whole training. Lightning draws a second one for each validation,
-    of which a notebook keeps them all."""
+class TrainingBar(Callback):
+    """One bar for a whole training, with the epoch and the last validation Dice."""
 
-    def init_validation_tqdm(self) -> Tqdm:
-        return Tqdm(disable=True)
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar: tqdm[Any] = progress_bar((), name, "step", show=False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, SegmentationModule)
+        show, total = trainer.is_global_zero, int(trainer.estimated_stepping_batches)
+        self.bar = progress_bar((), self.name, "step", total=total, show=show)
+        self.bar.update(pl_module.steps_done)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.bar.update()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        if "val/dice" in trainer.callback_metrics:
+            text += f", Dice {trainer.callback_metrics['val/dice']:.3f}"
+        self.bar.set_postfix_str(text)
+
+    def on_train_end(self, *_: Any) -> None:
+        self.bar.close()
 
     def on_exception(self, *_: Any) -> None:
-        if self._train_progress_bar is not None:
-            self._train_progress_bar.close()  # the message that follows gets a line of its own
+        self.bar.close()  # the message that follows gets a line of its own
 
 
 # From glibc's malloc.h.
@@ -357,23 +373,23 @@ def keep_freed_memory() -> None:
         mallopt(_M_TOP_PAD, 2**26)
 
 
-def _trainer(
-    config: Config, callbacks: list[Callback], progress: bool, **options: Any
-) -> pl.Trainer:
+def _trainer(config: Config, callbacks: list[Callback], bar: str, **options: Any) -> pl.Trainer:
+    """Lightning's trainer; ``bar`` is the name of its progress bar, empty for none."""
     keep_freed_memory()
+    threads.leave_busy_cpus()
     # Lightning's advice on worker processes and on its own logger does not apply here.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    if progress:
-        callbacks = [*callbacks, OneBar(refresh_rate=10)]
+    if bar:
+        callbacks = [*callbacks, TrainingBar(bar)]
     return pl.Trainer(
         accelerator=config.accelerator,
         **_processes(),
         max_epochs=config.epochs,
         deterministic=config.deterministic,
         callbacks=callbacks,
-        enable_progress_bar=progress,
+        enable_progress_bar=False,
         enable_model_summary=False,
         plugins=[WholeCheckpoints()],
         num_sanity_val_steps=0,

@@ -22,7 +22,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import torch
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -225,7 +225,9 @@ def _fail_killed(study: optuna.Study) -> None:
         # A start in the future: the clock was set back since.
         old = started and not now - timedelta(seconds=GRACE) <= started <= now
         if "beats" not in trial.user_attrs and old:
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            # Another process of the search may do so at the same moment.
+            with suppress(UpdateFinishedTrialError):
+                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _stop_when_enough(trial: optuna.Trial, trials: int) -> None:
@@ -319,22 +321,23 @@ def gain_elsewhere(
     *,
     folds: Sequence[int],
     seeds: Sequence[int] = (0,),
+    progress: bool = True,
 ) -> pd.DataFrame:
     """What a search's winner is worth where it was not chosen. The best of many scores is partly
     luck (the winner's curse), so ``found`` and ``start`` train again on these folds and seeds.
 
     Returns a row per validation patient and seed: patient, fold, seed, start, found (their Dice).
     """
-    tables = []
-    for fold, seed in product(folds, seeds):
-        sides = fold_sides(cohort, split, fold)
-        dice = {
-            name: validation_dice(
-                replace(config, fold=fold, seed=seed), cohort, sides, progress=False
-            )
-            for name, config in (("start", start), ("found", found))
-        }
-        tables.append(pd.DataFrame(dice).rename_axis("patient").assign(fold=fold, seed=seed))
+    runs = list(product(folds, seeds, (("start", start), ("found", found))))
+    dice: dict[tuple[int, int], dict[str, pd.Series]] = {}
+    for fold, seed, (name, config) in progress_bar(runs, "train again", "training", show=progress):
+        config, sides = replace(config, fold=fold, seed=seed), fold_sides(cohort, split, fold)
+        scores = validation_dice(config, cohort, sides, progress=False)
+        dice.setdefault((fold, seed), {})[name] = scores
+    tables = [
+        pd.DataFrame(scores).rename_axis("patient").assign(fold=fold, seed=seed)
+        for (fold, seed), scores in dice.items()
+    ]
     return pd.concat(tables).reset_index()[["patient", "fold", "seed", "start", "found"]]
 
 

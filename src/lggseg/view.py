@@ -10,11 +10,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import ipaddress
+import json
+import os
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,10 +33,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lggseg.formats import TIFF, Refused, mask_tiff
 from lggseg.metrics import dice
+from lggseg.negotiation import refuse_encoding
 from lggseg.nifti import Scan, slices_image
 from lggseg.paths import DataError
 from lggseg.predict import Prediction, Segmenter, volume_paths
-from lggseg.serve import Answer, Limits, quality_flags, read_body, run
+from lggseg.serve import Answer, load_model, quality_flags, require_probabilities
+from lggseg.server import IDLE_SECONDS, BoundedAnswers, Limits, Room, read_body, run
 from lggseg.uploads import Study, read_study
 from lggseg.volume import channel_statistics
 
@@ -44,13 +50,22 @@ _HEADERS = {
     # NiiVue decodes its font from a data URL and works in a blob; nothing comes from elsewhere.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self' data: blob:; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
-    "object-src 'none'; base-uri 'none'; form-action 'none'",
+    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
 Threshold = Annotated[float, Query(gt=0, lt=1)]
 T = TypeVar("T")
+
+
+class AsciiJSON(JSONResponse):
+    """JSON that any text can be written in: names of files may be no Unicode."""
+
+    def render(self, content: Any) -> bytes:
+        """The content as bytes."""
+        return json.dumps(content, allow_nan=False).encode("ascii")
 
 
 @dataclass(frozen=True)
@@ -103,7 +118,8 @@ class Cases:
             action = "Use lggseg predict, which has no such limit."
             expected = f"at most {self._limits.slices}"
             raise DataError(path, f"{len(volume)} slices", expected, action)
-        return segment(self._segmenter, Study(path.stem, volume, truth))
+        name = path.stem if path.is_file() else path.name
+        return segment(self._segmenter, Study(readable(name), volume, truth))
 
     def _read_body(self, body: bytes) -> Case:
         return segment(self._segmenter, read_study(body, self._limits.slices))
@@ -113,22 +129,22 @@ def view(model: Path | str, data: Path | str | None, host: str, port: int) -> No
     """Serve the viewer until SIGTERM or SIGINT. Raises ``DataError`` for a folder without a model
     or data without a patient."""
     app = build_app(Path(model), Path(data) if data else None, host)
-    run(app, host=host, port=port, limit_concurrency=LIMITS.requests)
+    run(app, host=host, port=port)
 
 
 def build_app(model: Path, data: Path | None, host: str, limits: Limits = LIMITS) -> FastAPI:
     """The application that shows the patients of ``data``, if any. Raises ``DataError``."""
-    segmenter = Segmenter.load(model)
-    patients = {path.name: path for path in (volume_paths(data) if data else [])}
+    segmenter = load_model(model)
+    patients = name_patients(volume_paths(data) if data else [])
     cases = Cases(segmenter, patients, limits)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    _guard(app, host)
+    _guard(app, host, limits)
 
     @app.get("/api/patients")
-    async def list_patients() -> dict[str, Any]:
+    async def list_patients() -> Response:
         simulated = any((path.parent / "simulated.json").is_file() for path in patients.values())
-        facts = {"name": model.resolve().name, "threshold": segmenter.config.threshold}
-        return {"patients": list(patients), "simulated": simulated, "model": facts}
+        facts = {"name": readable(model.resolve().name), "threshold": segmenter.config.threshold}
+        return AsciiJSON({"patients": list(patients), "simulated": simulated, "model": facts})
 
     _add_cases(app, cases, limits)
     _add_answers(app, cases, segmenter)
@@ -136,28 +152,60 @@ def build_app(model: Path, data: Path | None, host: str, limits: Limits = LIMITS
     return app
 
 
+def readable(name: str) -> str:
+    """A file's name as text that fits into an address: bytes that are no UTF-8 become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def name_patients(paths: Iterable[Path]) -> dict[str, Path]:
+    """Patients by a name that each has alone: its own, or with its folder's where that is taken."""
+    patients: dict[str, Path] = {}
+    for path in paths:
+        name = readable(path.name)
+        while name in patients:
+            name += f" ({readable(path.parent.name)})"
+        patients[name] = path
+    return patients
+
+
 def _add_cases(app: FastAPI, cases: Cases, limits: Limits) -> None:
     """What the page shows of a case at any threshold, and the way for files to become one."""
     receiving = asyncio.Semaphore(limits.predictions)
 
-    @app.post("/api/cases", status_code=201)
-    async def add(request: Request) -> dict[str, str]:
+    @app.post("/api/cases")
+    async def add(request: Request) -> Response:
         # A page of another site may not send this type without asking, which is not answered.
         if request.headers.get("content-type") != BODY:
             raise Refused(415, "another Content-Type", BODY, "Send the files from the viewer.")
-        async with receiving:
+        refuse_encoding(request.headers)
+        async with turn(receiving):
             body = await read_body(request, limits, "Use lggseg predict for larger files.")
-            return {"case": await cases.add(body)}
+            return AsciiJSON({"case": await cases.add(body)}, 201)
 
     @app.get("/api/cases/{name}")
-    async def facts(name: str) -> dict[str, Any]:
-        return await cases.work(describe, await cases.find(name))
+    async def facts(name: str) -> Response:
+        return AsciiJSON(await cases.work(describe, await cases.find(name)))
 
     @app.get("/api/cases/{name}/volume.nii")
     async def volume(name: str) -> Response:
         study = (await cases.find(name)).study
         image = slices_image(study.volume, study.scan.spacing if study.scan else None)
         return Response(await cases.work(image.to_bytes), media_type=BODY)
+
+
+@asynccontextmanager
+async def turn(receiving: asyncio.Semaphore) -> AsyncIterator[None]:
+    """A turn to send files. Raises ``Refused`` where none comes soon."""
+    try:
+        async with asyncio.timeout(IDLE_SECONDS / 2):
+            await receiving.acquire()
+    except TimeoutError:
+        expected = "a free place to receive files"
+        raise Refused(503, "other files on their way", expected, "Try again soon.") from None
+    try:
+        yield
+    finally:
+        receiving.release()
 
 
 def _add_answers(app: FastAPI, cases: Cases, segmenter: Segmenter) -> None:
@@ -169,8 +217,8 @@ def _add_answers(app: FastAPI, cases: Cases, segmenter: Segmenter) -> None:
         return case, await cases.work(Prediction.of, case.probability, threshold, smallest)
 
     @app.get("/api/cases/{name}/prediction")
-    async def prediction(name: str, threshold: Threshold) -> dict[str, Any]:
-        return await cases.work(judge, *await predicted(name, threshold))
+    async def prediction(name: str, threshold: Threshold) -> Response:
+        return AsciiJSON(await cases.work(judge, *await predicted(name, threshold)))
 
     @app.get("/api/cases/{name}/mask.tif")
     async def tiff(name: str, threshold: Threshold) -> Response:
@@ -190,40 +238,68 @@ def _attachment(case: Case, ending: str, kind: str, content: bytes) -> Response:
     return Response(content, media_type=kind, headers={"Content-Disposition": disposition})
 
 
-def _guard(app: FastAPI, host: str) -> None:
+def _guard(app: FastAPI, host: str, limits: Limits) -> None:
     """Only names of this machine, no content of elsewhere, every error as a sentence in JSON."""
-    # A page of another site whose name is made to point to this machine sends its own name.
-    hosts = ["*"] if host in ("0.0.0.0", "::") else ["localhost", "127.0.0.1", host]
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    room = Room(limits.requests)
 
     @app.middleware("http")
     async def add_headers(request: Request, call: Callable[[Request], Any]) -> Response:
-        response: Response = await call(request)
+        try:
+            room.require()
+            with room:
+                response: Response = await call(request)
+        except Refused as error:
+            response = _sentence(error)
         response.headers.update(_HEADERS)
         return response
 
+    # A page of another site whose name is made to point to this machine sends its own name.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=names_of(host), www_redirect=False)
+    app.add_middleware(BoundedAnswers, room=room, seconds=limits.seconds)
+
     @app.exception_handler(DataError)
     async def refuse(_: Request, error: DataError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, getattr(error, "status", 422))
+        return _sentence(error)
 
     @app.exception_handler(RequestValidationError)
     async def refuse_query(_: Request, error: RequestValidationError) -> JSONResponse:
         found = (
             f"threshold: found {error.errors()[0].get('input')!s:.50}; expected above 0, below 1."
         )
-        return JSONResponse({"error": found}, 422)
+        return AsciiJSON({"error": found}, 422)
 
     @app.exception_handler(Exception)
     async def own_fault(_: Request, error: Exception) -> JSONResponse:
         text = "The viewer has failed at this. What happened is in the terminal it runs in."
-        return JSONResponse({"error": text}, 500)
+        return AsciiJSON({"error": text}, 500)
+
+
+def _sentence(error: DataError) -> JSONResponse:
+    status = getattr(error, "status", 422)
+    headers = {408: {"Connection": "close"}, 503: {"Retry-After": "1"}}.get(status)
+    return AsciiJSON({"error": str(error)}, status, headers)
+
+
+def names_of(host: str) -> list[str]:
+    """The names by which a browser may ask for what listens on ``host``; ``*`` for any name.
+
+    >>> names_of("0:0:0:0:0:0:0:1")[-1]
+    '[::1]'
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return ["localhost", "127.0.0.1", "[::1]", host]
+    if address.is_unspecified:
+        return ["*"]
+    return ["localhost", "127.0.0.1", f"[{address}]" if address.version == 6 else str(address)]
 
 
 def segment(segmenter: Segmenter, study: Study) -> Case:
     """A study with its tumour probability."""
     apart = study.scan.apart if study.scan else 1
-    statistics = channel_statistics(study.volume)
-    return Case(study, segmenter.probability(study.volume, statistics, apart=apart))
+    probability = segmenter.probability(study.volume, channel_statistics(study.volume), apart=apart)
+    return Case(study, require_probabilities(probability))
 
 
 def describe(case: Case) -> dict[str, Any]:

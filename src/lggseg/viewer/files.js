@@ -3,8 +3,6 @@
 const NIFTI = /\.((nii|mgh)(\.gz)?|mgz)$/i;
 const KNOWN = /\.(tiff?|(nii|mgh)(\.gz)?|mgz)$/i;
 
-export const ROLES = ["FLAIR", "pre-contrast", "post-contrast"];
-
 // The entries must be asked for before the first await: then the event has ended.
 export async function droppedFiles(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
@@ -21,18 +19,11 @@ async function filesOf(entry) {
   return (await Promise.all(found.map(filesOf))).flat();
 }
 
-// What can be sent: images alone, such as data.csv left out, unless nothing else is there.
+// What can be sent: images alone, such as data.csv left out, unless nothing else is there. Hidden
+// files are none: macOS puts a "._" twin beside each file on a disk that is not its own.
 export function known(files) {
-  const images = files.filter(({ name }) => KNOWN.test(name));
+  const images = files.filter(({ name }) => KNOWN.test(name) && !name.startsWith("."));
   return images.length ? images : files;
 }
 
 export const needRoles = (files) => files.length > 1 && files.every(({ name }) => NIFTI.test(name));
-
-// A guess by how such files are usually called; the reader may correct it.
-export function guessRole(name) {
-  if (/flair/i.test(name)) return "FLAIR";
-  if (/pre/i.test(name)) return "pre-contrast";
-  if (/post|gad|contrast|t1.?(c|g|km)/i.test(name)) return "post-contrast";
-  return /t1/i.test(name) ? "pre-contrast" : "";
-}

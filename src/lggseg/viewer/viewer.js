@@ -1,7 +1,8 @@
 // The page: what is chosen, what the server says of it, and where it is shown.
 
 import { ask, casePath, send, unpack } from "./api.js";
-import { ROLES, droppedFiles, guessRole, known, needRoles } from "./files.js";
+import { droppedFiles, known, needRoles } from "./files.js";
+import { ROLES, guessRole } from "./roles.js";
 import { createScene, outlineOf } from "./scene.js";
 
 const $ = (id) => document.getElementById(id);
@@ -362,11 +363,30 @@ async function start() {
   $("reset").textContent = `Back to ${model.threshold.toFixed(2)}`;
   showLevel();
   for (const name of patients) $("patient").add(new Option(name, name));
-  const wanted = decodeURIComponent(location.hash.slice(1));
-  const first = patients.includes(wanted) ? wanted : patients[0];
+  const wanted = await wantedCase(patients);
+  const first = wanted ?? patients[0];
   $("empty").hidden = Boolean(first && scene);
   showPatient(first);
   if (first) await open(first);
+}
+
+// The case that the address names: a patient, or files that were sent before the page was loaded
+// anew. Nothing where there is none, or where the address was cut or typed wrongly.
+async function wantedCase(patients) {
+  let name;
+  try {
+    name = decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return undefined;
+  }
+  if (!name || patients.includes(name)) return name || undefined;
+  try {
+    const facts = await ask(casePath(name));
+    $("patient").add(new Option(`${facts.name} (yours)`, name));
+    return name;
+  } catch {
+    return undefined; // the server keeps the last few cases only
+  }
 }
 
 start().catch(complain);
