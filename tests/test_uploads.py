@@ -219,7 +219,7 @@ BAD: dict[str, Bad] = {
     ),
     "half of a letter in a name": (400, lambda s: b'[{"name": "\\ud800.tif", "size": 0}]\n'),
     "half of a letter in a role": (
-        400,
+        422,
         lambda s: b'[{"name": "a.nii", "size": 0, "role": "\\ud800"}]\n',
     ),
     "half of a pair": (

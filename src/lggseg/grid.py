@@ -33,6 +33,12 @@ def finite(values: np.ndarray) -> np.ndarray:
     return np.where(known, values, values[known].min() if known.any() else 0)
 
 
+def _centre(inside: np.ndarray) -> list[float]:
+    """``scipy.ndimage.center_of_mass`` of a mask, without its copies of eight bytes a voxel."""
+    counts = [np.count_nonzero(np.moveaxis(inside, axis, 0), axis=(1, 2)) for axis in range(3)]
+    return [float(count @ np.arange(len(count)) / count.sum()) for count in counts]
+
+
 @dataclass(frozen=True)
 class Grid:
     """Where the model's pixels lie in a scan that is turned to slices, rows and columns: pixel i
@@ -45,7 +51,7 @@ class Grid:
     def of(cls, values: np.ndarray, spacing: np.ndarray) -> Grid:
         """The grid with the middle of the head in the middle. values: the turned scan, finite;
         spacing: millimetres between its slices, rows and columns, float64 ``(3,)``."""
-        centre = ndimage.center_of_mass(values >= values.mean())
+        centre = _centre(values >= values.mean())
         zoom = PIXEL / spacing
         zoom[0] = 1
         # Whole voxels: what already has the right pixels stays as it is.

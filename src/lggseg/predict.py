@@ -90,7 +90,7 @@ class Segmenter:
     @property
     def fingerprint(self) -> str:
         """The same for the same model card but for what was measured with it since training."""
-        measured = ("train", "validation", "test", "evaluation")
+        measured = ("train", "validation", "test", "evaluation", "checksums")
         facts = {name: value for name, value in self.card.items() if name not in measured}
         text = json.dumps([asdict(self.config), facts], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

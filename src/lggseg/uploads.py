@@ -80,8 +80,6 @@ def split_body(body: bytes) -> list[File]:
     # Of numbers with thousands of digits, which a list may hold, Python would not print the sum.
     if not all(0 <= size <= len(body) for size in sizes) or sum(sizes) != len(body) - start:
         raise _no_list(f"{len(body) - start} bytes after a list of files of other sizes")
-    if not all(text.isprintable() for entry in entries for text in entry[:2]):
-        raise _no_list("a name or a role with characters that cannot be printed")
     files = []
     for name, role, size in entries:
         files.append(File(name, role, body[start : start + size]))
