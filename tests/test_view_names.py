@@ -19,8 +19,8 @@ from nibabel.nifti1 import Nifti1Extension
 
 from lggseg import view
 from lggseg.formats import Refused
-from lggseg.paths import patient_folders
 from lggseg.server import Limits
+from lggseg.tree import patient_folders
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 LIMITS = Limits(bytes=12_000_000, slices=64, seconds=10, predictions=2)
