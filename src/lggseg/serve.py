@@ -45,7 +45,7 @@ from lggseg.formats import (
 from lggseg.negotiation import Attributes, Question, opaque_attributes
 from lggseg.paths import DataError
 from lggseg.picture import outline_png
-from lggseg.predict import BATCH, Prediction, Segmenter
+from lggseg.predict import Prediction, Segmenter
 from lggseg.server import IDLE_SECONDS, BoundedAnswers, Limits, Room, read_body, run
 from lggseg.volume import BLANK, FLAIR, SIZE, channel_statistics
 
@@ -71,7 +71,7 @@ def serve(model: Path | str, host: str, port: int) -> None:
 
 def build_app(model: Path, limits: Limits) -> FastAPI:
     """The application that serves a model folder. Raises ``DataError``."""
-    segmenter = load_model(model)
+    segmenter = Segmenter.load(model)
     work = partial(respond, segmenter, _model_facts(model, segmenter), limits.slices)
     pool, room = ThreadPoolExecutor(limits.predictions), Room(limits.requests)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -102,39 +102,18 @@ def build_app(model: Path, limits: Limits) -> FastAPI:
     return app
 
 
-def load_model(folder: Path) -> Segmenter:
-    """A model folder that has been tried once, on one slice more than the network sees at a time.
-
-    Raises:
-        DataError: the folder holds no model, or one that cannot run or gives no probabilities.
-    """
-    segmenter = Segmenter.load(folder)
-    volume = np.zeros((BATCH + 1, SIZE, SIZE, 3), np.uint8)
-    volume[:, SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4] = 100
-    expected = f"a probability for each of {volume.shape[:3]} pixels"
-    action = "Copy the model folder again, or export it with this version (lggseg train)."
+def probabilities(
+    segmenter: Segmenter, volume: np.ndarray, statistics: np.ndarray, **options: Any
+) -> np.ndarray:
+    """What :meth:`Segmenter.probability` gives for a volume. Raises ``Refused`` where the model gives
+    no probabilities, such as NaN."""
     try:
-        probability = segmenter.probability(volume, channel_statistics(volume))
-    except Exception as error:  # of NumPy and ONNX Runtime, whose exceptions share no base
-        found = f"a model that cannot run ({' '.join(str(error).split())[:300]})"
-        raise DataError(folder / "model.onnx", found, expected, action) from error
-    if probability.shape != volume.shape[:3] or not _are_probabilities(probability):
-        found = f"a model that gives {probability.dtype} {probability.shape} of other numbers"
-        raise DataError(folder / "model.onnx", found, expected, action)
-    return segmenter
-
-
-def _are_probabilities(array: np.ndarray) -> bool:
-    return bool(np.all((array >= 0) & (array <= 1)))  # NaN is neither
-
-
-def require_probabilities(array: np.ndarray) -> np.ndarray:
-    """The probabilities of a model. Raises ``Refused`` where some are none, such as NaN."""
-    if not _are_probabilities(array):
+        return segmenter.probability(volume, statistics, **options)
+    except DataError as error:
         expected = "a probability for each pixel"
         action = "Check the volume's grey levels; if they are right, check the model."
-        raise Refused(422, "a volume for which the model gives none", expected, action)
-    return array
+        found = "a volume for which the model gives none"
+        raise Refused(422, found, expected, action) from error
 
 
 async def _logged(
@@ -183,8 +162,7 @@ def respond(
     before, after = (int(number) for number in attributes.get("context", (0, 0)))
     given = [attributes[name] for name in ("air", "contrast") if name in attributes]
     statistics = np.array(given, np.float32) if given else channel_statistics(volume)
-    probability = segmenter.probability(volume, statistics, (before, after))
-    require_probabilities(probability)
+    probability = probabilities(segmenter, volume, statistics, context=(before, after))
     if attributes.get("probability") == [1]:
         return npy_bytes(probability), len(volume)
     config = segmenter.config

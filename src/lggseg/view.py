@@ -38,7 +38,7 @@ from lggseg.negotiation import refuse_encoding
 from lggseg.nifti import Scan, slices_image
 from lggseg.paths import DataError
 from lggseg.predict import Prediction, Segmenter, volume_paths
-from lggseg.serve import Answer, load_model, quality_flags, require_probabilities
+from lggseg.serve import Answer, probabilities, quality_flags
 from lggseg.server import IDLE_SECONDS, BoundedAnswers, Limits, Room, read_body, run
 from lggseg.tree import volume_name
 from lggseg.uploads import Study, read_study
@@ -135,7 +135,7 @@ def view(model: Path | str, data: Path | str | None, host: str, port: int) -> No
 
 def build_app(model: Path, data: Path | None, host: str, limits: Limits = LIMITS) -> FastAPI:
     """The application that shows the patients of ``data``, if any. Raises ``DataError``."""
-    segmenter = load_model(model)
+    segmenter = Segmenter.load(model)
     patients = name_patients(volume_paths(data) if data else [])
     cases = Cases(segmenter, patients, limits)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -301,8 +301,8 @@ def names_of(host: str) -> list[str]:
 def segment(segmenter: Segmenter, study: Study) -> Case:
     """A study with its tumour probability."""
     apart = study.scan.apart if study.scan else 1
-    probability = segmenter.probability(study.volume, channel_statistics(study.volume), apart=apart)
-    return Case(study, require_probabilities(probability))
+    statistics = channel_statistics(study.volume)
+    return Case(study, probabilities(segmenter, study.volume, statistics, apart=apart))
 
 
 def describe(case: Case) -> dict[str, Any]:
