@@ -40,8 +40,8 @@ def write_model(folder: Path, graph: onnx.GraphProto) -> Path:
 def graph_of(
     slices: str | int = "slices", channels: int = CHANNELS, out: int = 1, wrong: float | None = None
 ) -> onnx.GraphProto:
-    """A graph that gives the least of so many channels, or ``wrong`` where all of them are 255, which
-    no pixel of the image is that a model is tried on."""
+    """A graph that gives the least of so many channels, or ``wrong`` where all of them are 255, as
+    in no image that a model is tried on."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [slices, channels, 256, 256])
     rows = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels])

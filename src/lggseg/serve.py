@@ -105,8 +105,8 @@ def build_app(model: Path, limits: Limits) -> FastAPI:
 def probabilities(
     segmenter: Segmenter, volume: np.ndarray, statistics: np.ndarray, **options: Any
 ) -> np.ndarray:
-    """What :meth:`Segmenter.probability` gives for a volume. Raises ``Refused`` where the model gives
-    no probabilities, such as NaN."""
+    """What :meth:`Segmenter.probability` gives. Raises ``Refused`` where that is no probability,
+    such as NaN."""
     try:
         return segmenter.probability(volume, statistics, **options)
     except DataError as error:

@@ -51,6 +51,8 @@ def open_study(folder: Path | str, seed: int = 0) -> optuna.Study:
     """The study in ``folder/study.db`` (SQLite), made if there is none. Raises ``DataError``."""
     folder = Path(folder)
     private_folder(folder)
+    # Its warnings of a trial that failed or was stopped are tracebacks.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with _no_warnings(), _database(folder):
         storage = optuna.storages.RDBStorage(
             # Else a "?", "#" or "%20" in the path would not be taken for letters of it.
@@ -148,8 +150,6 @@ def _search(
     progress: bool,
 ) -> pd.DataFrame:
     config = replace(config, precision=_precision(study, config))
-    # Its warnings of a trial that failed or was stopped are tracebacks.
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     known = {name: getattr(config, name) for name in SEARCH_SPACE}
     inside = {name: value for name, value in known.items() if value in SEARCH_SPACE[name]}
     study.enqueue_trial(inside, skip_if_exists=True)
@@ -327,7 +327,7 @@ def importances(table: pd.DataFrame) -> pd.Series:
     complete = table[table["state"] == "complete"]
     if complete["dice"].nunique() < 2:
         return pd.Series(0.0, index=list(SEARCH_SPACE))
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
     for row in complete.to_dict("records"):
         knobs: dict[str, Any] = {name: row[name] for name in SEARCH_SPACE}
