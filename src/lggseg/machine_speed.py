@@ -79,6 +79,8 @@ def notebook_time(rows: list[dict[str, Any]], notebook: str) -> str:
     """
     rows = [row for row in rows if row["profile"] == "demo" and row["beside"] == 0]
     texts = {row["instructions"]: as_text(row["seconds"][notebook]) for row in rows}
+    if not texts:
+        return "not measured"
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
     return f"{texts['AVX512-BF16']}; without AVX-512 {texts['AVX2']}"
