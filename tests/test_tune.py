@@ -160,6 +160,12 @@ def test_killed_search_resumes_to_the_exact_number(shared_tree: Path, tmp_path: 
     assert len(tune.trials_table(tune.open_study(folder))) == before + 3
 
 
+def leave_a_trial_without_a_heartbeat(folder: Path) -> None:
+    """As a process does that is killed right after it has begun a trial."""
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        tune.open_study(folder).ask()
+
+
 def test_trial_killed_before_its_first_heartbeat_is_replaced(
     cohort: Cohort,
     split: pd.DataFrame,
@@ -168,8 +174,7 @@ def test_trial_killed_before_its_first_heartbeat_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tune, "GRACE", 1)
-    with pytest.warns(UserWarning, match="Heartbeat"):
-        tune.open_study(tmp_path).ask()
+    leave_a_trial_without_a_heartbeat(tmp_path)
     table = tune.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
     assert table["number"].tolist() == [1, 2]
 
@@ -181,8 +186,7 @@ def test_trial_that_another_process_fails_at_the_same_moment_is_replaced(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.warns(UserWarning, match="Heartbeat"):
-        tune.open_study(tmp_path).ask()
+    leave_a_trial_without_a_heartbeat(tmp_path)
     monkeypatch.setattr(tune, "GRACE", 1)
     time.sleep(1.1)
 
@@ -204,8 +208,7 @@ def test_trial_started_in_the_future_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its process was killed before the first heartbeat, then the clock was set back."""
-    with pytest.warns(UserWarning, match="Heartbeat"):
-        tune.open_study(tmp_path).ask()
+    leave_a_trial_without_a_heartbeat(tmp_path)
 
     class SetBack(datetime):
         @classmethod

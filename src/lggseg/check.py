@@ -6,14 +6,13 @@ checkpoint. Data: each pixel of the cache, which training reads, with what was r
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from lggseg.checksums import check_checkpoint
 from lggseg.config import Config
-from lggseg.data import Cohort, load_cohort, read_volume
+from lggseg.data import Cohort, fingerprint_of, load_cohort, read_volume, slice_facts
 from lggseg.model_folder import FILES, has_checksums
 from lggseg.nifti import is_nifti, read_nifti
 from lggseg.paths import DataError, read_table
@@ -78,18 +77,17 @@ def _check_run(run: Path) -> list[str]:
 def check_pixels(cohort: Cohort) -> None:
     """Compare all pixels of a cohort's cache with the digests that were kept of the files. Raises
     ``DataError`` that names the slice."""
-    fingerprint = hashlib.blake2b(digest_size=16)
-    rows = cohort.slices[["patient", "slice", "tumour_pixels", "blank", "digest"]]
+    kept = cohort.slices[["patient", "slice", "tumour_pixels", "blank", "digest"]]
+    rows = []
     for row, image, mask in zip(
-        rows.itertuples(index=False, name=None), cohort.images, cohort.masks, strict=True
+        kept.itertuples(index=False, name=None), cohort.images, cohort.masks, strict=True
     ):
-        patient, number, tumour, blank, kept = row
-        digests = [hashlib.blake2b(part.data, digest_size=16).hexdigest() for part in (image, mask)]
-        if digests[0] != kept or np.count_nonzero(mask) != tumour:
+        patient, number = str(row[0]), int(row[1])
+        facts = slice_facts(image, mask)
+        if facts[:3] != row[2:]:
             raise _damaged(cohort, f"slice {number} of {patient} with other pixels")
-        fact = (str(patient), int(number), int(tumour), bool(blank), *digests)
-        fingerprint.update(repr(fact).encode())
-    if fingerprint.hexdigest() != cohort.fingerprint:
+        rows.append((patient, number, *facts))
+    if fingerprint_of(rows) != cohort.fingerprint:
         raise _damaged(cohort, "a mask with other pixels")
 
 

@@ -14,13 +14,14 @@ import re
 import shutil
 import stat
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,6 +48,8 @@ from lggseg.volume import BLANK, CHANNELS, FLAIR, SIZE
 
 _CACHE_VERSION = 6
 _CACHE_NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{24}")
+# What slice_facts tells of a slice.
+SliceFacts = tuple[int, bool, str, str]
 # Slices that wait for a thread at once.
 _BLOCK = 1024
 _BUILDING = ".building-"
@@ -343,32 +346,43 @@ def _write_cache(folder: Path, slices: list[tuple[str, int, Path, Path]], progre
         np.lib.format.write_array_header_1_0(file, header)
         file.flush()
         facts = _write_pixels(file.fileno(), file.tell(), [row[2:] for row in slices], progress)
-    fingerprint = hashlib.blake2b(digest_size=16)
-    for (patient, number, *_), fact in zip(slices, facts, strict=True):
-        fingerprint.update(repr((patient, number, *fact)).encode())
+    rows = [(*names[:2], *fact) for names, fact in zip(slices, facts, strict=True)]
     table = pd.DataFrame([names[:2] for names in slices], columns=["patient", "slice"])
     table[["tumour_pixels", "blank", "digest"]] = [fact[:3] for fact in facts]
     (folder / "slices.csv").write_bytes(table_bytes(table))
-    facts_of_all = {"bytes": _sizes(folder), "fingerprint": fingerprint.hexdigest()}
+    facts_of_all = {"bytes": _sizes(folder), "fingerprint": fingerprint_of(rows)}
     meta = {"version": _CACHE_VERSION, **facts_of_all}
     meta["checksum"] = values_checksum(meta)
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
+def slice_facts(image: np.ndarray, mask: np.ndarray) -> SliceFacts:
+    """Tumour pixels, whether the image is blank, and the digests of image and mask."""
+    digests = [hashlib.blake2b(part.data, digest_size=16).hexdigest() for part in (image, mask)]
+    return int(np.count_nonzero(mask)), int(image.max()) <= BLANK, digests[0], digests[1]
+
+
+def fingerprint_of(rows: Iterable[tuple[Any, ...]]) -> str:
+    """The fingerprint of a cohort: of each slice the patient, the number and its facts."""
+    fingerprint = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        fingerprint.update(repr(row).encode())
+    return fingerprint.hexdigest()
+
+
 def _write_pixels(
     file: int, start: int, pairs: list[tuple[Path, Path]], progress: bool
-) -> list[tuple[int, bool, str, str]]:
-    """Write the rows from byte ``start`` on; returns tumour pixels, blank and the two digests."""
+) -> list[SliceFacts]:
+    """Write the rows from byte ``start`` on; returns :func:`slice_facts` of each."""
 
-    def write(row: int) -> tuple[int, bool, str, str]:
+    def write(row: int) -> SliceFacts:
         image, mask = _read_image(pairs[row][0]), _read_mask(pairs[row][1])
         place = start + row * (image.size + mask.size)
         # Written rather than memory-mapped: a page fault for every 4 KiB takes twice as long.
         written = os.pwritev(file, [image.data, mask.data], place)
         if written != image.size + mask.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        digests = [hashlib.blake2b(part.data, digest_size=16).hexdigest() for part in (image, mask)]
-        return int(np.count_nonzero(mask)), int(image.max()) <= BLANK, digests[0], digests[1]
+        return slice_facts(image, mask)
 
     # ``map`` makes a future of every row at once, so it gets some rows at a time.
     blocks = (range(len(pairs))[first : first + _BLOCK] for first in range(0, len(pairs), _BLOCK))

@@ -69,7 +69,7 @@ class Outputs:
     def _write(self, name: str, content: Callable[[], bytes], added: bool) -> None:
         new_folder(self.folder)
         with writing(self.folder / name):
-            lock = try_lock(self.folder / f"{LIST}.lock", wait=True)
+            lock = try_lock(self.folder / f"{LIST}.lock", seconds=-1)
         try:
             self._check(name, added)
             made = content()

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -109,15 +108,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             beside.unlink(missing_ok=True)
 
 
-def try_lock(file: Path, *, wait: bool = False) -> BaseFileLock | None:
+def try_lock(file: Path, *, seconds: float = 0) -> BaseFileLock | None:
     """A lock on a file, made if there is none, until it is released or the process ends, however it
-    ends; ``None`` while another process holds it, unless ``wait``. Where the file system knows no
-    locks there are none: everyone gets one."""
+    ends; ``None`` where another process still holds it after so many seconds, -1 for any number of
+    them. Where the file system knows no locks there are none: everyone gets one."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(file)
     try:
-        lock.acquire(blocking=wait)
+        lock.acquire(timeout=seconds)
     except Timeout:
         return None
     except OSError as error:
@@ -140,13 +139,11 @@ def lock_run(run: Path) -> BaseFileLock:
 def locked(file: Path, seconds: float = 60) -> Iterator[None]:
     """Hold a lock on a file, after the process that holds it. Raises ``DataError`` where that takes
     more than so many seconds."""
-    end = time.monotonic() + seconds
     with writing(file):
-        while (lock := try_lock(file)) is None:
-            if time.monotonic() > end:
-                found = f"another process at work there for {seconds:.0f} s"
-                raise DataError(file, found, "none", "Wait until it has ended.")
-            time.sleep(0.05)
+        lock = try_lock(file, seconds=seconds)
+    if lock is None:
+        found = f"another process at work there for {seconds:.0f} s"
+        raise DataError(file, found, "none", "Wait until it has ended.")
     try:
         yield
     finally:

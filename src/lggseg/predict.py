@@ -207,7 +207,7 @@ def predict_folder(
     from lggseg.data import read_volume
 
     found = find_volumes(data)
-    found.warn()
+    found.warn(of_refused=False)  # which are raised at the end
     names = {path: volume_name(path) for path in found.patients}
     drawn = [f"{name}.png" for name in names.values()] if pictures else []
     masks = [f"{name}_mask.tif" for name in names.values()]
@@ -289,7 +289,6 @@ def volume_paths(data: Path) -> list[Path]:
     found = find_volumes(data)
     if not found.patients:
         raise found.refused[0]
-    found.left_out[:0] = map(str, found.refused)
     found.warn()
     return found.patients
 

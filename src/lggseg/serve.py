@@ -46,7 +46,15 @@ from lggseg.negotiation import Attributes, Question, opaque_attributes
 from lggseg.paths import DataError
 from lggseg.picture import outline_png
 from lggseg.predict import Prediction, Segmenter
-from lggseg.server import IDLE_SECONDS, BoundedAnswers, Limits, Room, read_body, run
+from lggseg.server import (
+    ERROR_HEADERS,
+    IDLE_SECONDS,
+    BoundedAnswers,
+    Limits,
+    Room,
+    read_body,
+    run,
+)
 from lggseg.volume import BLANK, FLAIR, SIZE, channel_statistics
 
 _PARTS = "Send parts of the volume, as lggseg.client.segment does."
@@ -128,8 +136,7 @@ async def _logged(
         # A client that still sends would see a closed connection instead of the answer.
         if error.status not in (408, 413):
             await discard()
-        # The rest of a body that came too slowly is not waited for.
-        headers = {408: {"Connection": "close"}, 503: {"Retry-After": "1"}}.get(error.status)
+        headers = ERROR_HEADERS.get(error.status)
         response = JSONResponse({"error": str(error)}, error.status, headers)
     except Exception:  # whatever a request brings about, the next one is served
         log["traceback"] = traceback.format_exc()
@@ -226,18 +233,12 @@ _WRITERS: dict[str, Callable[[Answer], bytes]] = {
 
 
 def _model_facts(folder: Path, segmenter: Segmenter) -> dict[str, Any]:
-    """What tells models apart, and what a client needs to make a mask of a probability. Raises
-    ``DataError``."""
+    """What tells models apart, and what a client needs to make a mask of a probability."""
     graph = (folder / "model.onnx").read_bytes()
-    try:
-        return {
-            "lggseg": segmenter.card["versions"]["lggseg"],
-            "fingerprint": hashlib.blake2b(graph, digest_size=16).hexdigest(),
-            "data_fingerprint": segmenter.card["data_fingerprint"],
-            "threshold": segmenter.config.threshold,
-            "smallest_part": segmenter.config.smallest_part,
-        }
-    except (KeyError, TypeError) as error:
-        found, expected = f"no {error}", "versions and data_fingerprint, as lggseg train writes"
-        action = "Copy the model folder again, or export it with this version."
-        raise DataError(folder / "config.json", found, expected, action) from error
+    return {
+        "lggseg": segmenter.card["versions"]["lggseg"],
+        "fingerprint": hashlib.blake2b(graph, digest_size=16).hexdigest(),
+        "data_fingerprint": segmenter.card["data_fingerprint"],
+        "threshold": segmenter.config.threshold,
+        "smallest_part": segmenter.config.smallest_part,
+    }

@@ -37,6 +37,8 @@ _BACKLOG = 32  # connections that are accepted at a time
 _OTHER_FILES = 128  # descriptors for all else, connections that are being closed among them
 _CHUNK = 2**16  # bytes of an answer that are written at a time
 LOG_LINES = 1000
+# Of an answer by its status. The rest of a body that came too slowly is not waited for.
+ERROR_HEADERS = {408: {"Connection": "close"}, 503: {"Retry-After": "1"}}
 
 
 @dataclass(frozen=True)

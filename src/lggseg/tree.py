@@ -41,11 +41,13 @@ class Survey:
     refused: list[DataError] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def warn(self) -> None:
-        """Say what is left out, as warnings of the kind ``LeftOut``."""
-        more = len(self.left_out) - _MOST_NAMED
+    def warn(self, *, of_refused: bool = True) -> None:
+        """Say what is left out, as warnings of the kind ``LeftOut``; ``of_refused``: also of the
+        patients that are refused."""
+        sentences = [*map(str, self.refused if of_refused else []), *self.left_out]
+        more = len(sentences) - _MOST_NAMED
         rest = [f"{self.root}: left out files of {more} more folders."] if more > 0 else []
-        for sentence in [*self.left_out[:_MOST_NAMED], *rest]:
+        for sentence in [*sentences[:_MOST_NAMED], *rest]:
             warnings.warn(sentence, LeftOut, stacklevel=3)
 
 
@@ -68,7 +70,6 @@ def find_cohort(root: Path | str) -> Survey:
             DataError(root, contents(root), "folders like TCGA_CS_4941_19960909", _GET)
         ]
         raise unusable[0]
-    found.left_out[:0] = map(str, found.refused)
     found.warn()
     return found
 

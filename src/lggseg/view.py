@@ -12,7 +12,6 @@ import base64
 import gzip
 import ipaddress
 import json
-import os
 import re
 import secrets
 from collections import OrderedDict
@@ -36,10 +35,18 @@ from lggseg.formats import TIFF, Refused, mask_tiff
 from lggseg.metrics import dice
 from lggseg.negotiation import refuse_encoding
 from lggseg.nifti import Scan, slices_image
-from lggseg.paths import DataError
+from lggseg.paths import DataError, printable
 from lggseg.predict import Prediction, Segmenter, volume_paths
 from lggseg.serve import Answer, probabilities, quality_flags
-from lggseg.server import IDLE_SECONDS, BoundedAnswers, Limits, Room, read_body, run
+from lggseg.server import (
+    ERROR_HEADERS,
+    IDLE_SECONDS,
+    BoundedAnswers,
+    Limits,
+    Room,
+    read_body,
+    run,
+)
 from lggseg.tree import volume_name
 from lggseg.uploads import Study, read_study
 from lggseg.volume import channel_statistics
@@ -120,7 +127,7 @@ class Cases:
             action = "Use lggseg predict, which has no such limit."
             expected = f"at most {self._limits.slices}"
             raise DataError(path, f"{len(volume)} slices", expected, action)
-        return segment(self._segmenter, Study(readable(volume_name(path)), volume, truth))
+        return segment(self._segmenter, Study(printable(volume_name(path)), volume, truth))
 
     def _read_body(self, body: bytes) -> Case:
         return segment(self._segmenter, read_study(body, self._limits.slices))
@@ -144,7 +151,7 @@ def build_app(model: Path, data: Path | None, host: str, limits: Limits = LIMITS
     @app.get("/api/patients")
     async def list_patients() -> Response:
         simulated = any((path.parent / "simulated.json").is_file() for path in patients.values())
-        facts = {"name": readable(model.resolve().name), "threshold": segmenter.config.threshold}
+        facts = {"name": printable(model.resolve().name), "threshold": segmenter.config.threshold}
         return AsciiJSON({"patients": list(patients), "simulated": simulated, "model": facts})
 
     _add_cases(app, cases, limits)
@@ -153,18 +160,13 @@ def build_app(model: Path, data: Path | None, host: str, limits: Limits = LIMITS
     return app
 
 
-def readable(name: str) -> str:
-    """A file's name as text that fits into an address: bytes that are no UTF-8 become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
 def name_patients(paths: Iterable[Path]) -> dict[str, Path]:
     """Patients by a name that each has alone: its own, or with its folder's where that is taken."""
     patients: dict[str, Path] = {}
     for path in paths:
-        name = readable(path.name)
+        name = printable(path.name)
         while name in patients:
-            name += f" ({readable(path.parent.name)})"
+            name += f" ({printable(path.parent.name)})"
         patients[name] = path
     return patients
 
@@ -279,8 +281,7 @@ def _guard(app: FastAPI, host: str, limits: Limits) -> None:
 
 def _sentence(error: DataError) -> JSONResponse:
     status = getattr(error, "status", 422)
-    headers = {408: {"Connection": "close"}, 503: {"Retry-After": "1"}}.get(status)
-    return AsciiJSON({"error": str(error)}, status, headers)
+    return AsciiJSON({"error": str(error)}, status, ERROR_HEADERS.get(status))
 
 
 def names_of(host: str) -> list[str]:
