@@ -19,7 +19,9 @@ import nibabel as nib
 import numpy as np
 import tifffile
 
+from lggseg.paths import DataError
 from lggseg.phantom import make_cohort
+from lggseg.registry import resolve
 
 if TYPE_CHECKING:
     from attacks import Tally
@@ -260,7 +262,7 @@ def attack_models(tally: Tally, model: Path, folder: Path, seed: int) -> None:
     status, text = commands.run("flipped graph", "predict", flipped, source, commands.out())
     told = status != 0
     if not told:
-        status, text = commands.run("flipped graph, check", "check", "--model", flipped)
+        status, text = commands.run("flipped graph, check", "check", flipped)
         told = status not in (0, 2) and "checksum" in text
     commands.check("flipped graph", not told, "silent wrong", "neither predict nor check tells")
     for name, content in (("cut", weights[:1000]), ("empty", b""), ("noise", b"x" * 5000)):
@@ -273,6 +275,35 @@ def attack_models(tally: Tally, model: Path, folder: Path, seed: int) -> None:
         place = changed(name.replace(" ", "-"), "config.json", json.dumps(facts).encode())
         commands.run(name, "predict", place, source, commands.out())
         commands.run(f"{name}, serve", "serve", place, "--port", "1")
+    attack_registry(commands)
+
+
+REGISTER = """
+import sys
+from lggseg.registry import register
+register(*sys.argv[1:3], aliases=sys.argv[3:])
+"""
+
+
+def attack_registry(commands: Commands) -> None:
+    """Eight registrations at once, aliases like versions, stray files, versions that are paths."""
+    os.environ["LGGSEG_RUNS"] = os.fspath(commands.folder / "runs")
+    line = [sys.executable, "-c", REGISTER, os.fspath(commands.model), "u"]
+    at_once = [subprocess.Popen([*line, f"alias{number}"]) for number in range(8)]
+    ended = [process.wait(300) for process in at_once]
+    aliases = json.loads((commands.folder / "runs/registry/u/aliases.json").read_text())
+    kept = {aliases.get(f"alias{number}") for number in range(8)} - {None}
+    commands.check("eight at once", any(ended) or len(kept) < 8, "lost", str(aliases))
+    refused = subprocess.run([*line, "v1"], capture_output=True).returncode
+    commands.check("alias v1", not refused, "silent wrong", "hides the version v1")
+    (commands.folder / "runs/registry/u/v1.bak").write_text("stray")
+    again = subprocess.run([*line, "late"], capture_output=True, text=True)
+    commands.check("stray v1.bak", again.returncode != 0, "traceback", again.stderr[-200:])
+    for name in ("u:/etc", "u:../v1", "u:v1/..", "../u", "u:v99"):
+        try:
+            commands.check(f"resolve {name}", True, "silent wrong", str(resolve(name)))
+        except (DataError, ValueError):
+            commands.check(f"resolve {name}", False, "silent wrong")
 
 
 def attack_training(tally: Tally, model: Path, folder: Path, seed: int) -> None:
