@@ -20,11 +20,11 @@ from typing import Any
 import pandas as pd
 
 from lggseg.config import Config
-from lggseg.data import Cohort, load_cohort
-from lggseg.paths import write_json
-from lggseg.splits import fold_sides, make_split
-from lggseg.stats import bootstrap_interval
-from lggseg.train import validation_dice
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.data.splits import fold_sides, make_split
+from lggseg.evaluation.statistics import bootstrap_interval
+from lggseg.training.train import validation_dice
+from lggseg.utils.paths import write_json
 
 DEFAULT = "the default"
 VARIANTS: dict[str, dict[str, Any]] = {

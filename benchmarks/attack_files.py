@@ -19,9 +19,9 @@ import nibabel as nib
 import numpy as np
 import tifffile
 
-from lggseg.paths import DataError
-from lggseg.phantom import make_cohort
-from lggseg.registry import resolve
+from lggseg.cloud.registry import resolve
+from lggseg.data.simulation import make_cohort
+from lggseg.utils.paths import DataError
 
 if TYPE_CHECKING:
     from attacks import Tally
@@ -280,7 +280,7 @@ def attack_models(tally: Tally, model: Path, folder: Path, seed: int) -> None:
 
 REGISTER = """
 import sys
-from lggseg.registry import register
+from lggseg.cloud.registry import register
 register(*sys.argv[1:3], aliases=sys.argv[3:])
 """
 

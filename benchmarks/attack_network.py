@@ -22,8 +22,8 @@ import numpy as np
 import tifffile
 from nibabel.nifti1 import Nifti1Extension
 
-from lggseg.formats import ATTRIBUTES_HEADER, JSON, NPY, PNG, TIFF, npy_bytes
-from lggseg.phantom import make_patient, plan_cohort
+from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, NPY, PNG, TIFF, npy_bytes
+from lggseg.data.simulation import make_patient, plan_cohort
 
 if TYPE_CHECKING:
     from attacks import Tally

@@ -5,8 +5,9 @@
 Each setting lives in a process of its own, and the settings take turns within each measurement, so
 that a machine that grows slower does so for all of them. ``default`` is what a user gets who
 imports torch first and opens an ONNX Runtime session without options; ``ours`` is
-:mod:`lggseg.threads`. Without ``--quick``, other ways to wait are measured as well. A training step
-is lggseg's own: augmentation, network, loss and optimiser, on random images of the default size.
+:mod:`lggseg.utils.threads`. Without ``--quick``, other ways to wait are measured as well. A
+training step is lggseg's own: augmentation, network, loss and optimiser, on random images of the
+default size.
 
 Writes contention.json: slices per second, the optimiser's share of a training step, and how many
 CPUs were idle before each measurement (all of them, if nothing else ran on the machine). ``--avx2``
@@ -49,7 +50,7 @@ while os.getppid() == parent:
     sum(range(10_000))
 """
 BUSY = [sys.executable, "-c", BUSY_CODE]
-# What lggseg.train.keep_freed_memory asks of glibc.
+# What lggseg.training.train.keep_freed_memory asks of glibc.
 MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 MEMORY |= {"MALLOC_TOP_PAD_": str(2**26)}
 
@@ -61,8 +62,8 @@ class Training:
         import torch
 
         from lggseg.config import Config
-        from lggseg.models import build_loss, build_network
-        from lggseg.optim import MuonAdamW
+        from lggseg.models.networks import build_loss, build_network
+        from lggseg.training.muon import MuonAdamW
 
         self.config = config = Config()
         self.network = build_network(config).train()
@@ -76,7 +77,7 @@ class Training:
         """Images and masks, augmented as in training."""
         import torch
 
-        from lggseg import transforms
+        from lggseg.preprocessing import transforms
 
         config, rows = self.config, torch.randint(0, len(self.pixels), (self.config.batch_size,))
         matrix = transforms.random_affine(len(rows), config.augmentation, rows.device)
@@ -109,8 +110,8 @@ class Inference:
     def __init__(self, model: str, engine: str, default: bool) -> None:
         import numpy as np
 
-        from lggseg.predict import Segmenter
-        from lggseg.volume import channel_statistics
+        from lggseg.inference.predict import Segmenter
+        from lggseg.preprocessing.volume import channel_statistics
 
         self.segmenter = Segmenter.load(model, engine)
         rng = np.random.default_rng(0)
@@ -168,7 +169,7 @@ def work(setting: str, model: str) -> None:
     import torch
 
     count = torch.get_num_threads()
-    from lggseg.threads import leave_busy_cpus, threads
+    from lggseg.utils.threads import leave_busy_cpus, threads
 
     use_all = partial(torch.set_num_threads, threads())
     if default:
@@ -245,7 +246,7 @@ def busy(count: int) -> Iterator[None]:
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """The medians over the rounds: task → load → setting → what :func:`measure` gives."""
-    from lggseg.threads import idle_cpus
+    from lggseg.utils.threads import idle_cpus
 
     rows: dict[str, Any] = {}
     idle: dict[str, list[float]] = {}
@@ -277,7 +278,7 @@ def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     from importlib.metadata import version
 
-    from lggseg.threads import threads, usable_cpus
+    from lggseg.utils.threads import threads, usable_cpus
 
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
@@ -289,7 +290,7 @@ def machine() -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> None:
     """Compare, and write the results beside those of the other kind from the same machine."""
-    from lggseg.paths import write_json
+    from lggseg.utils.paths import write_json
 
     path, facts = options.out / "contention.json", machine()
     stored = json.loads(path.read_text()) if path.exists() else {}

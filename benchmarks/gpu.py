@@ -43,8 +43,8 @@ def pack(data: str, folder: Path) -> None:
     """Write the halved slices, their masks and tables as two files."""
     import torch
 
-    from lggseg import transforms
-    from lggseg.data import load_cohort
+    from lggseg.data.cohort import load_cohort
+    from lggseg.preprocessing import transforms
 
     cohort = load_cohort(data, progress=False)
     images = torch.from_numpy(cohort.images).permute(0, 3, 1, 2)
@@ -87,7 +87,7 @@ def unpack(folder: Path, into: Path) -> None:
 
 def load(folder: Path) -> Any:
     """The cohort that :func:`unpack` wrote."""
-    from lggseg.data import Cohort
+    from lggseg.data.cohort import Cohort
 
     images, masks = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("images", "masks"))
     slices = pd.read_csv(folder / "slices.csv", dtype={"patient": str, "digest": str})
@@ -128,8 +128,8 @@ class _Bench:
         import torch
 
         from lggseg.config import Config
-        from lggseg.datamodule import DeviceCohort
-        from lggseg.splits import make_split
+        from lggseg.data.splits import make_split
+        from lggseg.training.datamodule import DeviceCohort
 
         self.smoke = options.smoke
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -150,7 +150,7 @@ class _Bench:
         self, config: Any, seeds: range, folds: range = range(5)
     ) -> tuple[list[Any], list[Any]]:
         """Configurations of all folds and seeds, and the sides of their slices."""
-        from lggseg.splits import fold_sides
+        from lggseg.data.splits import fold_sides
 
         folds = range(1) if self.smoke else folds
         configs = [replace(config, fold=fold, seed=seed) for seed in seeds for fold in folds]
@@ -159,7 +159,7 @@ class _Bench:
 
     def institutions(self, config: Any, seeds: range) -> tuple[list[Any], list[Any], list[str]]:
         """The same with one institution left out in turn; test patients stay out of it."""
-        from lggseg.splits import patients_of
+        from lggseg.data.splits import patients_of
 
         test = set(patients_of(self.split, "test", 0))
         names = self.cohort.slices["patient"]
@@ -175,7 +175,7 @@ class _Bench:
         return configs, sides, left
 
     def train(self, configs: list[Any], sides: list[Any]) -> list[Any]:
-        from lggseg.together import train_together
+        from lggseg.experiments.side_by_side import train_together
 
         return train_together(configs, self.cohort, sides, self.device, self.on_device)
 
@@ -201,8 +201,8 @@ def speed(options: argparse.Namespace) -> Row:
     long a training takes when everything is warm; peak memory; inference."""
     import torch
 
-    from lggseg.step import count_voxels
-    from lggseg.together import Model
+    from lggseg.experiments.side_by_side import Model
+    from lggseg.training.step import count_voxels
 
     bench, results = _Bench(options), {}
     (config,), (sides,) = bench.folds(bench.config, range(1), range(1))
@@ -246,7 +246,7 @@ def _milliseconds(bench: _Bench, call: Callable[[], Any], calls: int = 60) -> fl
 def _run(bench: _Bench, config: Any, sides: Any) -> Row:
     """One training by itself: its Dice, and an epoch against as many steps on the same rows (which
     are gathered and augmented anew, too)."""
-    from lggseg.together import Model
+    from lggseg.experiments.side_by_side import Model
 
     start = time.perf_counter()
     model = Model(config, bench.cohort, sides, bench.on_device)
@@ -275,14 +275,14 @@ def contest(options: argparse.Namespace) -> None:
     from time_to_dice import SLICES_BETWEEN_SCORES, report
 
     from lggseg.config import Config
-    from lggseg.splits import fold_sides, make_split
+    from lggseg.data.splits import fold_sides, make_split
 
     cohort = load(options.cohort)
     sides = fold_sides(cohort, make_split(cohort), 0)
 
     name, epochs = options.contestant.split()
     if name == "ours":
-        from lggseg.train import validation_dice
+        from lggseg.training.train import validation_dice
 
         config = replace(Config(**FIXED), paste=False, epochs=int(epochs), seed=options.seed)
         if options.smoke:
@@ -325,7 +325,7 @@ def race(options: argparse.Namespace) -> Iterator[Row]:
 
 def muon(options: argparse.Namespace) -> Iterator[Row]:
     """How many iterations Muon needs, and as which matrix it takes a transposed convolution."""
-    from lggseg import optim
+    from lggseg.training import muon as optim
 
     bench, results = _Bench(options), {}
     usual, tuned = optim.as_matrix, optim.ITERATIONS
@@ -381,7 +381,7 @@ def candidates(options: argparse.Namespace) -> Iterator[Row]:
 
 def collect(folder: Path, path: Path) -> None:
     """One results file of the stages' files, with a summary of what is told of them."""
-    from lggseg.paths import write_json
+    from lggseg.utils.paths import write_json
 
     stages = {name: json.loads((folder / f"{name}.json").read_text()) for name in STAGES
               if (folder / f"{name}.json").exists()}  # fmt: skip
@@ -424,7 +424,7 @@ def _told(run: Row) -> Row:
 
 def _interval(table: Row) -> Row:
     """Mean Dice over patients, each the mean of its seeds, with its interval."""
-    from lggseg.stats import bootstrap_interval
+    from lggseg.evaluation.statistics import bootstrap_interval
 
     dice = pd.DataFrame(table["dice"]).mean(axis=1)
     low, high = bootstrap_interval(dice)
@@ -444,7 +444,7 @@ STAGES: dict[str, Callable[[argparse.Namespace], Any]] = {
 
 def measure(options: argparse.Namespace) -> None:
     """Run the stages; each writes its file after every result."""
-    from lggseg.paths import write_json
+    from lggseg.utils.paths import write_json
 
     options.out.mkdir(parents=True, exist_ok=True)
     facts = machine()
@@ -482,7 +482,7 @@ def main() -> None:
     if options.pack:
         return pack(options.data, options.pack)
     if options.smoke:
-        from lggseg.phantom import make_cohort
+        from lggseg.data.simulation import make_cohort
 
         folder = Path(tempfile.mkdtemp())
         pack(str(make_cohort(folder / "data", patients=10, progress=False)), folder / "packed")

@@ -34,13 +34,13 @@ import pandas as pd
 import torch
 from throughput import machine
 
-from lggseg import tune
 from lggseg.config import Config, profile
-from lggseg.data import Cohort, load_cohort
-from lggseg.paths import write_json
-from lggseg.phantom import make_cohort
-from lggseg.splits import make_split
-from lggseg.train import train
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.data.simulation import make_cohort
+from lggseg.data.splits import make_split
+from lggseg.experiments import search
+from lggseg.training.train import train
+from lggseg.utils.paths import write_json
 
 # A fork copies one thread alone, so there must be no other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -165,10 +165,10 @@ def tune_stage(cohort: Cohort) -> Stage:
     split = make_split(cohort)
 
     def run(folder: Path) -> None:
-        tune.validation_dice = imitate
-        tune.HEARTBEAT, tune.GRACE = 1, 2
-        table = tune.tune(CONFIG, cohort, split, folder, trials=TRIALS, progress=False)
-        tune.best_config(table, CONFIG).save(folder / "best.json")
+        search.validation_dice = imitate
+        search.HEARTBEAT, search.GRACE = 1, 2
+        table = search.tune(CONFIG, cohort, split, folder, trials=TRIALS, progress=False)
+        search.best_config(table, CONFIG).save(folder / "best.json")
 
     def read(folder: Path, whole: Path) -> None:
         files = visible(folder)

@@ -31,10 +31,10 @@ TOP = re.compile(r'(\| demo, 2 CPU cores \|.*\n\s+"\|---.*\n\s+"\| )(.*?)( \|)')
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Execute all notebooks; returns a row of the results file."""
-    from lggseg.machine_speed import seconds_per_step
+    from lggseg.data.simulation import make_cohort
     from lggseg.notebooks import run_notebooks
-    from lggseg.phantom import make_cohort
-    from lggseg.threads import idle_cpus
+    from lggseg.utils.machine_speed import seconds_per_step
+    from lggseg.utils.threads import idle_cpus
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"LGGSEG_RUNS": f"{folder}/runs", "LGGSEG_CACHE": f"{folder}/cache"}
@@ -53,8 +53,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def write_tops(rows: list[dict[str, Any]]) -> None:
     """Write the measured times into the notebooks."""
-    from lggseg.machine_speed import notebook_time
-    from lggseg.paths import replace_file
+    from lggseg.utils.machine_speed import notebook_time
+    from lggseg.utils.paths import replace_file
 
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         said = notebook_time(rows, path.stem)
@@ -64,8 +64,8 @@ def write_tops(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure and add the row to the file, or write the tops."""
-    from lggseg.machine_speed import TIMES
-    from lggseg.paths import write_json
+    from lggseg.utils.machine_speed import TIMES
+    from lggseg.utils.paths import write_json
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--avx2", action="store_true", help="hide AVX-512 from torch")

@@ -35,10 +35,10 @@ def measure(network: str, steps: int, label: str) -> None:
     import torch
 
     from lggseg.config import Config
-    from lggseg.datamodule import Batch
-    from lggseg.optim import as_matrix, is_matrix
-    from lggseg.step import Networks, build_optimizer
-    from lggseg.train import choose_precision, keep_freed_memory
+    from lggseg.training.datamodule import Batch
+    from lggseg.training.muon import as_matrix, is_matrix
+    from lggseg.training.step import Networks, build_optimizer
+    from lggseg.training.train import choose_precision, keep_freed_memory
 
     keep_freed_memory()
     config = Config(network=network)

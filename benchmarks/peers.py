@@ -25,8 +25,8 @@ from monai.losses import DiceFocalLoss
 from monai.networks.nets import UNet
 from torch import Tensor
 
-from lggseg.data import Cohort
-from lggseg.metrics import dice_from_counts
+from lggseg.data.cohort import Cohort
+from lggseg.evaluation.segmentation import dice_from_counts
 
 SIZE, BATCH = 224, 16
 PEERS = ("monai", "monai-device")

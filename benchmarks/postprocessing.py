@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lggseg.data import Cohort, load_cohort
-from lggseg.metrics import dice
-from lggseg.paths import write_json
-from lggseg.predict import Segmenter, torch_engine
-from lggseg.splits import folds_of, patients_of, read_split
-from lggseg.volume import drop_small_parts
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.data.splits import folds_of, patients_of, read_split
+from lggseg.evaluation.segmentation import dice
+from lggseg.inference.predict import Segmenter, torch_engine
+from lggseg.preprocessing.volume import drop_small_parts
+from lggseg.utils.paths import write_json
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -3,14 +3,14 @@
     python benchmarks/scaling.py [--sizes 10 30 100 300 1000] [--stages load_first …]
 
 Simulated trees of so many patients: each is a few slices spread over one of ten patients of
-``lggseg.phantom``, under a name of its own and with its number in a corner pixel, since the same
-picture under two names would count as a leak. Each stage then runs in a process of its own on the
-package's own functions: seconds, and the peak of the process's own memory above what its imports
-took (pages of mapped files, which the system takes back when it needs them, are not counted).
-What works on tables alone is measured for up to 100,000 patients without pixels. Slopes are least
-squares in log-log: 1 is linear. Writes scaling.json, with what 10 to 100,000 volumes of the real
-length would need once all stages are in it; stages that were not asked for stay. A tree is deleted
-before the next one is made; the largest takes 2 GB, its cache included.
+``lggseg.data.simulation``, under a name of its own and with its number in a corner pixel, since the
+same picture under two names would count as a leak. Each stage then runs in a process of its own on
+the package's own functions: seconds, and the peak of the process's own memory above what its
+imports took (pages of mapped files, which the system takes back when it needs them, are not
+counted). What works on tables alone is measured for up to 100,000 patients without pixels. Slopes
+are least squares in log-log: 1 is linear. Writes scaling.json, with what 10 to 100,000 volumes of
+the real length would need once all stages are in it; stages that were not asked for stay. A tree is
+deleted before the next one is made; the largest takes 2 GB, its cache included.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ import tifffile
 from scipy.stats import linregress
 
 from lggseg.cloud.cost import Plan, estimate_cost, prices
-from lggseg.data import SIZE, Cohort, load_cohort, read_volume
-from lggseg.paths import project_root, write_json
-from lggseg.phantom import make_cohort
-from lggseg.tree import patient_folders
+from lggseg.data.cohort import Cohort, load_cohort, read_volume
+from lggseg.data.kaggle import patient_folders
+from lggseg.data.simulation import make_cohort
+from lggseg.preprocessing.volume import SIZE
+from lggseg.utils.paths import project_root, write_json
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CORES = os.cpu_count() or 1
@@ -54,12 +55,12 @@ ASSUMED: dict[str, Any] = {
     "epochs": 40,
     "train_on": "ml.c5.2xlarge",
     "transform_on": "ml.m5.xlarge",
-    "packed": 0.42,  # of the tree's size, as lggseg.packing found it on real slices
+    "packed": 0.42,  # of the tree's size, as lggseg.data.archive found it on real slices
     "disk_gb": Plan().volume_gb,  # of a training job, unless more is asked for
     "memory_gb": 16,  # of the smallest GPU instances
     "spared_gb": 2,  # of that, for the system, Python and the network
     "gpu_gb": 24,
-    "gpu_share": 0.6,  # lggseg.datamodule.memory_budget
+    "gpu_share": 0.6,  # lggseg.training.datamodule.memory_budget
 }
 
 
@@ -145,7 +146,7 @@ def load_later(place: str) -> dict[str, Any]:
 
 def split(place: str) -> dict[str, Any]:
     """A split, the check that nothing leaks, and the side of each slice."""
-    from lggseg import splits
+    from lggseg.data import splits
 
     cohort = load_cohort(place, progress=False)
     with measured() as found:
@@ -164,7 +165,7 @@ def device(place: str) -> dict[str, Any]:
     import torch
 
     from lggseg.config import Config
-    from lggseg.datamodule import DeviceCohort
+    from lggseg.training.datamodule import DeviceCohort
 
     cohort = load_cohort(place, progress=False)
     with measured() as found:
@@ -176,11 +177,11 @@ def train(place: str) -> dict[str, Any]:
     """A few steps and a whole validation of the default recipe."""
     import pytorch_lightning as pl
 
-    from lggseg import splits
     from lggseg.config import Config
-    from lggseg.datamodule import CohortDataModule
-    from lggseg.module import SegmentationModule
-    from lggseg.train import keep_freed_memory
+    from lggseg.data import splits
+    from lggseg.training.datamodule import CohortDataModule
+    from lggseg.training.module import SegmentationModule
+    from lggseg.training.train import keep_freed_memory
 
     cohort, config = load_cohort(place, progress=False), Config(precision=PRECISION)
     pl.seed_everything(0, verbose=False)
@@ -236,7 +237,7 @@ def _clock(base: type) -> Any:
 
 def predict(place: str) -> dict[str, Any]:
     """``lggseg predict``: slices read, masks and a table written."""
-    from lggseg.predict import Segmenter, predict_folder
+    from lggseg.inference.predict import Segmenter, predict_folder
 
     segmenter = Segmenter.load(MODEL)
     segmenter.predict(np.zeros((SLICES, SIZE, SIZE, 3), np.uint8))
@@ -248,17 +249,18 @@ def predict(place: str) -> dict[str, Any]:
 
 def evaluate(place: str) -> dict[str, Any]:
     """All metrics of each patient, and their summary with intervals."""
-    from lggseg import metrics, predict, stats
+    from lggseg.evaluation import segmentation, statistics
+    from lggseg.inference import predict
 
     cohort, segmenter = load_cohort(place, progress=False), predict.Segmenter.load(MODEL)
     segmenter.predict(cohort.images[:SLICES])
     truth = np.zeros((2, 8, 8), bool)
     truth[:, 2:4] = True
-    metrics.patient_metrics(truth, truth)  # imports MONAI
+    segmentation.patient_metrics(truth, truth)  # imports MONAI
     with measured() as found:
         table = predict.evaluate(segmenter, cohort, list(cohort.patients.index), progress=False)
         start = time.process_time()
-        stats.summarise(table)
+        statistics.summarise(table)
         summary = time.process_time() - start
     return {**found, "summary_cpu_seconds": summary}
 
@@ -267,7 +269,7 @@ def view(place: str) -> dict[str, Any]:
     """``lggseg view``: its start, and the list of patients that the page asks for."""
     from fastapi.testclient import TestClient
 
-    from lggseg.view import build_app
+    from lggseg.serving.viewer.app import build_app
 
     with measured() as found:
         client = TestClient(build_app(MODEL, Path(place), "127.0.0.1"), base_url="http://localhost")
@@ -280,9 +282,10 @@ def view(place: str) -> dict[str, Any]:
 
 def tables(place: str) -> dict[str, Any]:
     """What needs no pixels, for cohorts of any size: seconds of each part, without a tree."""
-    from lggseg import splits, stats
     from lggseg.config import Config
-    from lggseg.datamodule import TrainingRows
+    from lggseg.data import splits
+    from lggseg.evaluation import statistics
+    from lggseg.training.datamodule import TrainingRows
 
     cohort, rng = _without_pixels(int(place)), np.random.default_rng(0)
     dice = pd.DataFrame({"dice": rng.beta(8, 2, int(place))})
@@ -294,7 +297,7 @@ def tables(place: str) -> dict[str, Any]:
         "split": lambda: _split(splits, cohort),
         "rows": lambda: [cohort.rows(patient) for patient in cohort.patients.index],
         "epoch_start": lambda: next(iter(batches)),
-        "summary": lambda: stats.summarise(dice),
+        "summary": lambda: statistics.summarise(dice),
     }
     found = {}
     for name, call in calls.items():

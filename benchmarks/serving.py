@@ -27,9 +27,9 @@ import numpy as np
 import psutil
 from throughput import machine
 
-from lggseg.data import load_cohort
-from lggseg.formats import JSON, NPY, npy_bytes
-from lggseg.paths import write_json
+from lggseg.data.codecs import JSON, NPY, npy_bytes
+from lggseg.data.cohort import load_cohort
+from lggseg.utils.paths import write_json
 
 HEADERS = {"Content-Type": NPY, "Accept": JSON}
 SAMPLES = 20

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from lggseg.config import Config
-from lggseg.data import Cohort, load_cohort
+from lggseg.data.cohort import Cohort, load_cohort
 
 CORES = os.cpu_count() or 1
 # (torch threads, loader workers) worth trying; only one of the peers has workers.
@@ -58,9 +58,9 @@ def rate(call: Callable[[], int], seconds: float) -> float:
 
 def measure_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Rates of this package's pipeline and training step, at its own resolution and at 224."""
-    from lggseg.datamodule import Batch, DeviceCohort
-    from lggseg.step import Networks, TrainingStep, build_optimizer, runner
-    from lggseg.train import choose_precision, keep_freed_memory
+    from lggseg.training.datamodule import Batch, DeviceCohort
+    from lggseg.training.step import Networks, TrainingStep, build_optimizer, runner
+    from lggseg.training.train import choose_precision, keep_freed_memory
 
     keep_freed_memory()
     config, cohort = Config(), load_cohort(options.data, progress=False)
@@ -146,7 +146,7 @@ def contest(options: argparse.Namespace) -> None:
 
 def measure_inference(model: Path, cohort: Cohort, seconds: float) -> dict[str, float]:
     """Slices a second of whole volumes through a model folder, by engine."""
-    from lggseg.predict import Segmenter
+    from lggseg.inference.predict import Segmenter
 
     volume = cohort.image(cohort.patients["slices"].idxmax())
     engines = {
@@ -168,8 +168,8 @@ def measure_inference(model: Path, cohort: Cohort, seconds: float) -> dict[str, 
 def _compiled(model: Path) -> Any:
     from safetensors.torch import load_file
 
-    from lggseg.models import build_network
-    from lggseg.predict import Segmenter, inference_graph
+    from lggseg.inference.predict import Segmenter, inference_graph
+    from lggseg.models.networks import build_network
 
     segmenter = Segmenter.load(model)
     network = build_network(segmenter.config)
@@ -186,7 +186,7 @@ def _compiled(model: Path) -> Any:
 def _openvino(model: Path) -> Any:
     import openvino
 
-    from lggseg.predict import Segmenter
+    from lggseg.inference.predict import Segmenter
 
     compiled = openvino.compile_model(model / "model.onnx", "CPU")
     return replace(Segmenter.load(model), run=lambda *parts: compiled(parts)[0])
@@ -204,7 +204,7 @@ def machine() -> dict[str, Any]:
 
 def compete(options: argparse.Namespace) -> None:
     """Measure every contestant with every setting, then the engines; write the results."""
-    from lggseg.paths import write_json
+    from lggseg.utils.paths import write_json
 
     tried: dict[str, list[dict[str, Any]]] = {}
     for name, settings in SETTINGS.items():

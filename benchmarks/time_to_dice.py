@@ -47,8 +47,8 @@ def contest(options: argparse.Namespace) -> None:
     """Train one contestant in this process; prints a line of JSON after each scoring."""
     import torch
 
-    from lggseg.data import load_cohort
-    from lggseg.splits import fold_sides, make_split
+    from lggseg.data.cohort import load_cohort
+    from lggseg.data.splits import fold_sides, make_split
 
     torch.set_num_threads(options.threads)
     cohort = load_cohort(options.data, progress=False)
@@ -59,7 +59,7 @@ def contest(options: argparse.Namespace) -> None:
 
 def _ours(options: argparse.Namespace, cohort: Any, sides: Any, report: Report) -> None:
     from lggseg.config import Config
-    from lggseg.train import validation_dice
+    from lggseg.training.train import validation_dice
 
     # Pasted tumours pay in runs long enough to overfit; these are not.
     config = replace(Config(), paste=False, epochs=options.epochs[0])
@@ -153,7 +153,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def compete(options: argparse.Namespace) -> None:
     """Run all rounds; write the results after every run."""
-    from lggseg.paths import write_json
+    from lggseg.utils.paths import write_json
 
     measured = json.loads((options.out / "throughput.json").read_text())
     settings, path = measured["settings"], options.out / "time_to_dice.json"

@@ -29,8 +29,8 @@ import mistune
 import pandas as pd
 from mistune.toc import add_toc_hook
 
-from lggseg.paths import replace_file
-from lggseg.stats import compare_all, compare_paired
+from lggseg.evaluation.statistics import compare_all, compare_paired
+from lggseg.utils.paths import replace_file
 from report import figures, snapshots
 
 HERE = Path(__file__).resolve().parent

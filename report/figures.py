@@ -23,12 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from lggseg import plots
-from lggseg.data import Cohort, load_cohort
-from lggseg.metrics import dice_from_counts
-from lggseg.paths import replace_file
-from lggseg.phantom import make_cohort
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.data.simulation import make_cohort
+from lggseg.evaluation.segmentation import dice_from_counts
+from lggseg.inference.predict import Segmenter
 from lggseg.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY
-from lggseg.predict import Segmenter
+from lggseg.utils.paths import replace_file
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "models" / "lgg-unet"

@@ -16,10 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from lggseg.data import Cohort, load_cohort
-from lggseg.explore import groupings
-from lggseg.paths import DataError, read_table, write_json
-from lggseg.stats import summarise
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.data.exploration import groupings
+from lggseg.evaluation.statistics import summarise
+from lggseg.utils.paths import DataError, read_table, write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

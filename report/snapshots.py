@@ -22,7 +22,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
-from lggseg.paths import DataError, replace_file
+from lggseg.utils.paths import DataError, replace_file
 
 HERE = Path(__file__).resolve().parent
 SNAPSHOTS = HERE / "notebooks"

@@ -1,8 +1,8 @@
 """SageMaker's part where moto makes nothing: jobs that train, and endpoints that answer.
 
 Each runs the project's own code on what the requests name: a training is
-:func:`lggseg.container.main` on its channels in S3, a search draws its trainings from the ranges at
-random, an endpoint is the application of ``lggseg serve`` on its model in S3.
+:func:`lggseg.cloud.container.main` on its channels in S3, a search draws its trainings from the
+ranges at random, an endpoint is the application of ``lggseg serve`` on its model in S3.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from moto.sagemaker.models import FakeTrainingJob, SageMakerModelBackend, sagema
 from moto.sagemaker.responses import SageMakerResponse
 from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
 
-from lggseg import container
-from lggseg.formats import ATTRIBUTES_HEADER
-from lggseg.packing import extract_files
-from lggseg.serve import build_app
-from lggseg.server import Limits
+from lggseg.cloud import container
+from lggseg.data.archive import extract_files
+from lggseg.data.codecs import ATTRIBUTES_HEADER
+from lggseg.serving.endpoint import build_app
+from lggseg.serving.server import Limits
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
 LIST_TRAININGS = "list_training_jobs_for_hyper_parameter_tuning_job"

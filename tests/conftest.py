@@ -22,8 +22,8 @@ import pandas as pd
 import pytest
 import tifffile
 
-from lggseg import threads
-from lggseg.data import Cohort, load_cohort
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.utils import threads
 
 # Trainings are compared to the last bit, so none may take fewer threads than another.
 os.environ.setdefault("OMP_NUM_THREADS", str(threads.threads()))

@@ -18,7 +18,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def read_package() -> dict[str, ast.Module]:
-    """The modules by their names without the package's: ``train``, ``cloud``, ``cloud.jobs``."""
+    """The modules by their names without the package's: ``cli``, ``training``,
+    ``training.train``."""
     trees = {}
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
@@ -27,6 +28,10 @@ def read_package() -> dict[str, ast.Module]:
 
 
 TREES = read_package()
+# The folders, by their __init__, which gives a folder's public names.
+FOLDERS = {
+    ".".join(path.parent.relative_to(SOURCE).parts) for path in SOURCE.rglob("*/__init__.py")
+} - {""}
 
 
 def read_rows() -> dict[str, int]:
@@ -36,7 +41,17 @@ def read_rows() -> dict[str, int]:
     return {name: row for row, cell in enumerate(table) for name in re.findall(r"`([\w.]+)`", cell)}
 
 
-ROWS = read_rows()
+MODULES = read_rows()
+# A folder's names stand above its modules: only what may import all of these may import the folder.
+ROWS = MODULES | {
+    folder: min(row for name, row in MODULES.items() if name.startswith(f"{folder}."))
+    for folder in FOLDERS
+}
+
+
+def package_of(name: str) -> str:
+    """The full name of the package that a module's relative imports start from."""
+    return f"lggseg.{name if name in FOLDERS else name.rpartition('.')[0]}".rstrip(".")
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[str]:
@@ -53,71 +68,126 @@ def imports(tree: ast.AST, package: str) -> Iterator[str]:
         yield from imports(node, package)
 
 
+def own_imports(name: str, tree: ast.Module) -> list[str]:
+    """The modules and folders of the package that a module imports."""
+    full = (full for full in imports(tree, package_of(name)) if full.startswith("lggseg."))
+    return [target for name in full if (target := name.removeprefix("lggseg.")) in ROWS]
+
+
 def wrong_arrows(trees: Mapping[str, ast.Module]) -> list[str]:
-    """The imports within the package that do not lead to a row below."""
-    wrong = []
-    for name, tree in trees.items():
-        package = "lggseg.cloud" if name.partition(".")[0] == "cloud" else "lggseg"
-        for full in imports(tree, package):
-            target = full.removeprefix("lggseg.")
-            if full != target and target in ROWS and ROWS[target] <= ROWS.get(name, 0):
-                wrong.append(f"{name} -> {target}")
-    return wrong
+    """The imports within the package that do not lead to a row below; a folder's ``__init__`` may
+    import its own modules, too."""
+    return [
+        f"{name} -> {target}"
+        for name, tree in trees.items()
+        for target in own_imports(name, tree)
+        if ROWS[target] <= ROWS.get(name, -1)
+        and not (name in FOLDERS and target.rpartition(".")[0] == name)
+    ]
+
+
+def folder_of(name: str) -> str:
+    """The folder below the package in which a module or a folder lies; a module at the top:
+    itself."""
+    return name.partition(".")[0]
+
+
+def circles(trees: Mapping[str, ast.Module]) -> list[str]:
+    """The pairs of folders that import each other, whichever of their modules do."""
+    arrows = {
+        (folder_of(name), folder_of(target))
+        for name, tree in trees.items()
+        for target in own_imports(name, tree)
+    }
+    return [f"{one} <-> {other}" for one, other in arrows if one < other and (other, one) in arrows]
 
 
 def test_the_table_names_every_module() -> None:
-    assert set(ROWS) == set(TREES) - {""}
+    assert set(MODULES) == set(TREES) - FOLDERS - {""}
+
+
+def test_the_rows_of_a_folder_lie_together() -> None:
+    order = [folder_of(name) for name in sorted(MODULES, key=lambda name: MODULES[name])]
+    starts = [name for name, before in zip(order, ["", *order], strict=False) if name != before]
+    assert len(starts) == len(set(starts)), "so that the order of rows is one of folders"
 
 
 def test_imports_lead_to_rows_below() -> None:
     assert wrong_arrows(TREES) == []
+    assert circles(TREES) == []
 
 
 def test_leaves_import_nothing_of_the_package() -> None:
-    leaves = [name for name, row in ROWS.items() if row == max(ROWS.values())]
-    assert {"paths", "metrics", "stats", "shape"} <= set(leaves)
-    names = {full for leaf in leaves for full in imports(TREES[leaf], "lggseg")}
-    assert not [full for full in names if full.startswith("lggseg")]
+    leaves = [name for name, row in MODULES.items() if row == max(MODULES.values())]
+    assert {"utils.threads", "utils.progress"} <= set(leaves)
+    assert [full for leaf in leaves for full in own_imports(leaf, TREES[leaf])] == []
 
 
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("metrics", "from lggseg.train import train"),
-        ("splits", "import lggseg.datamodule"),
-        ("data", "def load():\n    from lggseg import splits"),
-        ("data", "from .splits import make_split"),
-        ("serve", "from lggseg.client import segment"),  # of the same row
-        ("train", "from lggseg.cloud.jobs import train"),
+        ("evaluation.segmentation", "from lggseg.training.train import train"),
+        ("data.splits", "import lggseg.training.datamodule"),
+        ("data.cohort", "def load():\n    from lggseg.data import splits"),
+        ("data.cohort", "from .splits import make_split"),
+        ("data.cohort", "from lggseg.data import make_split"),
+        ("serving.endpoint", "from lggseg.serving.client import segment"),  # of the same row
+        ("training.train", "from lggseg.cloud.jobs import train"),
+        ("training.train", "from lggseg.experiments import tune"),
+        ("inference", "from lggseg.training.train import train"),
         ("cloud.account", "from . import jobs"),
         ("cloud.hosting", "from lggseg.cloud import deploy"),
-        ("volume", "try:\n    from lggseg import plots\nexcept ImportError:\n    pass"),
+        (
+            "preprocessing.volume",
+            "try:\n    from lggseg import plots\nexcept ImportError:\n    pass",
+        ),
     ],
 )
 def test_a_made_up_wrong_import_is_found(name: str, line: str) -> None:
     assert wrong_arrows({name: ast.parse(line)})
 
 
+def test_a_made_up_circle_of_folders_is_found() -> None:
+    made = {
+        "inference.check": ast.parse("from lggseg.training.muon import MuonAdamW"),
+        "training.train": ast.parse("from lggseg.inference.outputs import Outputs"),
+    }
+    assert circles(made) == ["inference <-> training"]
+
+
 def test_imports_for_type_checking_are_excused() -> None:
     text = (
-        "if TYPE_CHECKING:\n    from lggseg.train import train\nfrom lggseg.paths import DataError"
+        "if TYPE_CHECKING:\n    from lggseg.training.train import train\n"
+        "from lggseg.utils.paths import runs_root"
     )
-    assert wrong_arrows({"data": ast.parse(text)}) == []
+    assert wrong_arrows({"data.cohort": ast.parse(text)}) == []
+
+
+def test_preprocessing_can_be_copied_alone() -> None:
+    """Its imports are relative and stay inside; those of all other folders are absolute."""
+    for name, tree in TREES.items():
+        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        if folder_of(name) == "preprocessing":
+            assert {node.level for node in froms if node.module != "__future__"} <= {0, 1}, name
+            assert not [node for node in froms if str(node.module).startswith("lggseg")], name
+        else:
+            assert {node.level for node in froms} <= {0}, name
 
 
 def aws_imports(trees: Mapping[str, ast.Module]) -> list[str]:
     """The modules outside of ``cloud`` that import the SDK or boto3."""
-    outside = {name: tree for name, tree in trees.items() if name.partition(".")[0] != "cloud"}
+    outside = {name: tree for name, tree in trees.items() if folder_of(name) != "cloud"}
     return [
         name
         for name, tree in outside.items()
-        if AWS & {full.partition(".")[0] for full in imports(tree, "lggseg")}
+        if AWS & {full.partition(".")[0] for full in imports(tree, package_of(name))}
     ]
 
 
 def test_only_cloud_imports_aws() -> None:
     assert aws_imports(TREES) == []
-    assert aws_imports({"train": ast.parse("def f():\n    from boto3.session import Session")})
+    text = "def f():\n    from boto3.session import Session"
+    assert aws_imports({"training.train": ast.parse(text)})
 
 
 def is_private(name: str) -> bool:

@@ -22,11 +22,13 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from safetensors.torch import load_file, save_file
 
 from lggseg import cli
-from lggseg.bundle import PACKAGES, export_bundle, inference, metadata
 from lggseg.config import Config
-from lggseg.model_folder import write_card
-from lggseg.models import NETWORKS, build_network
-from lggseg.monai_workflow import (
+from lggseg.data.simulation import make_patient, plan_cohort
+from lggseg.inference.model_folder import write_card
+from lggseg.inference.monai_bundle import PACKAGES, export_bundle, inference, metadata
+from lggseg.inference.predict import Segmenter, predict_nifti
+from lggseg.models.networks import NETWORKS, build_network
+from lggseg.preprocessing.monai_workflow import (
     DropSmallPartsd,
     MirrorSliceInferer,
     ToGridd,
@@ -34,10 +36,8 @@ from lggseg.monai_workflow import (
     find_scans,
     whole_weights,
 )
-from lggseg.paths import DataError
-from lggseg.phantom import make_patient, plan_cohort
-from lggseg.predict import Segmenter, predict_nifti
-from lggseg.volume import drop_small_parts
+from lggseg.preprocessing.volume import drop_small_parts
+from lggseg.utils.paths import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "lgg-unet"

@@ -11,14 +11,15 @@ import pytest
 from conftest import write_tree
 from test_scans import head, saved
 
-from lggseg import cli, models
-from lggseg.check import check, check_pixels
+from lggseg import cli
 from lggseg.config import profile
-from lggseg.data import cached_cohorts, load_cohort
-from lggseg.model_folder import write_card
-from lggseg.paths import DataError
-from lggseg.predict import export_model
-from lggseg.splits import make_split, write_split
+from lggseg.data.cohort import cached_cohorts, load_cohort
+from lggseg.data.splits import make_split, write_split
+from lggseg.inference.check import check, check_pixels
+from lggseg.inference.model_folder import write_card
+from lggseg.inference.predict import export_model
+from lggseg.models import networks
+from lggseg.utils.paths import DataError
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CONFIG = replace(profile("smoke"), width=2)
@@ -87,7 +88,7 @@ def test_the_committed_model_is_whole() -> None:
 
 def test_files_of_two_models_are_found(tmp_path: Path) -> None:
     for name in ("one", "other"):
-        export_model(models.build_network(CONFIG), CONFIG, tmp_path / name)
+        export_model(networks.build_network(CONFIG), CONFIG, tmp_path / name)
     shutil.copy(tmp_path / "one" / "model.onnx", tmp_path / "other" / "model.onnx")
     write_card(CONFIG, FACTS, tmp_path / "other")
     with pytest.raises(DataError, match=r"model.onnx: found probabilities that differ by"):

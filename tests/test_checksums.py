@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lggseg.checksums import check_archive, check_checkpoint, compare, file_checksum
-from lggseg.paths import DataError
+from lggseg.utils.checksums import check_archive, check_checkpoint, compare, file_checksum
+from lggseg.utils.paths import DataError
 
 
 def a_checkpoint() -> dict[str, Any]:

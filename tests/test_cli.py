@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 
-from lggseg import cli, download, serve, view
+from lggseg import cli
 from lggseg.config import profile
-from lggseg.paths import DataError
-from lggseg.predict import volume_paths
+from lggseg.data import download
+from lggseg.inference.predict import volume_paths
+from lggseg.serving import endpoint as serve
+from lggseg.serving.viewer import app
+from lggseg.utils.paths import DataError
 
 KNOBS = ["--profile", "smoke", "--epochs", "1", "--width", "4", "--precision", "32-true"]
 
@@ -104,7 +107,7 @@ def test_commands_take_any_path_write_nothing_into_the_data_and_ask_no_network(
     assert len(pd.read_csv(place / "masks ö" / "predictions.csv")) == 8
     assert (place / "search é" / "best.json").exists()
     assert next((place / "cache of hers").glob("*/pixels.npy"))
-    page = TestClient(view.build_app(run / "model", data, "127.0.0.1"), "http://127.0.0.1")
+    page = TestClient(app.build_app(run / "model", data, "127.0.0.1"), "http://127.0.0.1")
     patient = page.get("/api/patients").json()["patients"][0]
     assert page.get(f"/api/cases/{patient}").status_code == 200
     endpoint = TestClient(serve.build_app(run / "model", serve.Limits()))
@@ -148,7 +151,7 @@ def test_what_is_no_patient_is_named_with_what_to_do(
 
 def test_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr("lggseg.serve.serve", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("lggseg.serving.endpoint.serve", lambda *arguments: calls.append(arguments))
     assert cli.main(["serve", "model"]) == 0
     assert cli.main(["serve", "model", "--host", "0.0.0.0", "--port", "80"]) == 0
     assert calls == [(Path("model"), "127.0.0.1", 8080), (Path("model"), "0.0.0.0", 80)]
@@ -189,7 +192,7 @@ def test_an_interrupt_is_one_line(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lggseg.download.download", interrupt)
+    monkeypatch.setattr("lggseg.data.download.download", interrupt)
     assert cli.main(["download", "data"]) == 130
     assert capsys.readouterr().err == "lggseg: interrupted\n"
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from lggseg.client import http_sender, segment
-from lggseg.formats import npy_bytes
+from lggseg.data.codecs import npy_bytes
+from lggseg.serving.client import http_sender, segment
 
 VOLUME = np.zeros((3, 256, 256, 3), np.uint8)
 FACTS = json.dumps({"model": {"threshold": 0.5, "smallest_part": 0}}).encode()

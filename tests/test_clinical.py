@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lggseg.clinical import read_clinical
-from lggseg.data import load_cohort
-from lggseg.paths import DataError
+from lggseg.data.clinical import read_clinical
+from lggseg.data.cohort import load_cohort
+from lggseg.utils.paths import DataError
 
 
 def read(root: Path, patients: list[str], table: str) -> pd.DataFrame:

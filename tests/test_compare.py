@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from test_train import CONFIG
 
-from lggseg import compare
 from lggseg.config import SEARCH_SPACE
-from lggseg.data import Cohort
-from lggseg.model_folder import read_card, write_card
-from lggseg.models import NETWORKS, build_network, describe
-from lggseg.predict import Segmenter, export_model
-from lggseg.splits import make_split
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import make_split
+from lggseg.experiments import compare
+from lggseg.inference.model_folder import read_card, write_card
+from lggseg.inference.predict import Segmenter, export_model
+from lggseg.models.networks import NETWORKS, build_network, describe
 
 
 @pytest.fixture(scope="module")

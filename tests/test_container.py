@@ -18,13 +18,13 @@ import pandas as pd
 import pytest
 import torch
 
-from lggseg import container
+from lggseg.cloud import container
 from lggseg.config import Config, from_hyperparameters, profile
-from lggseg.data import Cohort
-from lggseg.packing import PACKED, pack
-from lggseg.predict import Segmenter
-from lggseg.splits import make_split, split_fingerprint, write_split
-from lggseg.threads import threads_each
+from lggseg.data.archive import PACKED, pack
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import make_split, split_fingerprint, write_split
+from lggseg.inference.predict import Segmenter
+from lggseg.utils.threads import threads_each
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = replace(profile("smoke"), width=4, epochs=1, precision="32-true")
@@ -102,7 +102,7 @@ def test_a_job_that_was_interrupted_ends_as_one_that_was_not(
     """As SageMaker does with a spot instance: SIGTERM, then a new one with the checkpoints."""
     values = replace(TINY, epochs=8).to_strings()
     first, second, whole = (prepare(tmp_path / n / "ml", values, cohort.root) for n in "abc")
-    with subprocess.Popen([sys.executable, "-m", "lggseg.container", str(first)]) as process:
+    with subprocess.Popen([sys.executable, "-m", "lggseg.cloud.container", str(first)]) as process:
         wait_for_epochs(first / "checkpoints", 2, lambda: process.poll() is None)
         process.send_signal(signal.SIGTERM)
     assert not (first / "model").exists()
@@ -217,7 +217,7 @@ def test_a_job_of_several_gpus_or_hosts_becomes_torchrun(
         assert not commands
         return
     [command] = commands
-    assert command[-3:] == ["-m", "lggseg.container", str(tmp_path)]
+    assert command[-3:] == ["-m", "lggseg.cloud.container", str(tmp_path)]
     options = dict(part[2:].split("=") for part in command if part.startswith("--"))
     assert options.items() >= started.items()
     assert os.environ["NCCL_SOCKET_IFNAME"] == ("eth1" if hosts else "eth0")

@@ -22,17 +22,17 @@ from test_check import CONFIG, FACTS
 from test_checksums import a_checkpoint
 from test_nifti import head
 
-from lggseg import models
-from lggseg.check import check_pixels
-from lggseg.checksums import check_checkpoint
-from lggseg.data import cached_cohorts, load_cohort, read_volume
-from lggseg.formats import npy_bytes, read_npy
-from lggseg.model_folder import read_card, write_card
-from lggseg.monai_workflow import whole_weights
-from lggseg.nifti import read_nifti
-from lggseg.packing import PACKED, pack, unpack
-from lggseg.predict import export_model
-from lggseg.uploads import read_study
+from lggseg.data.archive import PACKED, pack, unpack
+from lggseg.data.codecs import npy_bytes, read_npy
+from lggseg.data.cohort import cached_cohorts, load_cohort, read_volume
+from lggseg.data.nifti import read_nifti
+from lggseg.inference.check import check_pixels
+from lggseg.inference.model_folder import read_card, write_card
+from lggseg.inference.predict import export_model
+from lggseg.models import networks
+from lggseg.preprocessing.monai_workflow import whole_weights
+from lggseg.serving.viewer.uploads import read_study
+from lggseg.utils.checksums import check_checkpoint
 
 # What a loader gives, in a form that can be compared.
 Load = Callable[[Path], Any]
@@ -105,7 +105,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_tree: Path) -> Path:
     torch.save(a_checkpoint(), folder / "last.ckpt")
     torch.save(a_checkpoint()["state_dict"], folder / "model.pt")
     config = replace(CONFIG)
-    export_model(models.build_network(config), config, folder / "model")
+    export_model(networks.build_network(config), config, folder / "model")
     write_card(config, FACTS, folder / "model")
     tree = folder / "kaggle_3m"
     shutil.copytree(shared_tree, tree, ignore=lambda at, names: [n for n in names if "T00" in n and

@@ -12,10 +12,11 @@ import pytest
 import tifffile
 from PIL import Image
 
-from lggseg import data, paths
-from lggseg.data import DataError, load_cohort, read_volume
-from lggseg.paths import cache_root
-from lggseg.tree import patient_folders
+from lggseg.data import cohort as data
+from lggseg.data.cohort import load_cohort, read_volume
+from lggseg.data.kaggle import patient_folders
+from lggseg.utils import paths
+from lggseg.utils.paths import DataError, cache_root
 
 
 def first(tree: Path, number: int = 1, mask: bool = False) -> Path:

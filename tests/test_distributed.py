@@ -18,13 +18,13 @@ import torch
 from conftest import write_tree
 from torchrun_validate import validate
 
-from lggseg import distributed
 from lggseg.config import profile
-from lggseg.data import Cohort, load_cohort, subset
-from lggseg.datamodule import TrainingRows, own_share
-from lggseg.module import SegmentationModule
-from lggseg.predict import Segmenter, evaluate
-from lggseg.splits import fold_sides, make_split, patients_of
+from lggseg.data.cohort import Cohort, load_cohort, subset
+from lggseg.data.splits import fold_sides, make_split, patients_of
+from lggseg.inference.predict import Segmenter, evaluate
+from lggseg.training import distributed
+from lggseg.training.datamodule import TrainingRows, own_share
+from lggseg.training.module import SegmentationModule
 
 # No part may be dropped and no slice mirrored, for the module's own Dice to be the model's.
 CONFIG = replace(
@@ -146,7 +146,7 @@ def job(root: Path, cohort: Cohort, checkpoints: Path) -> Path:
 
 def start(root: Path) -> list[subprocess.Popen[str]]:
     """Start the containers' program on both hosts."""
-    program = [sys.executable, "-m", "lggseg.container"]
+    program = [sys.executable, "-m", "lggseg.cloud.container"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return [subprocess.Popen([*program, str(root / host)], **pipes) for host in HOSTS]
 

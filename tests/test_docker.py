@@ -21,16 +21,17 @@ import pytest
 from conftest import need
 from test_container import read_metrics, same_results, wait_for_epochs
 
-from lggseg.cloud import clean_up, deploy, left_behind
+from lggseg.cloud.endpoints import deploy
+from lggseg.cloud.leftovers import clean_up, left_behind
 from lggseg.cloud.local_mode import workplace
 from lggseg.cloud.preflight import docker, free_port
 from lggseg.cloud.training import TRAIN_IMAGE, train
 from lggseg.config import Config, profile
-from lggseg.data import Cohort, load_cohort
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.data.simulation import make_cohort
+from lggseg.data.splits import make_split, split_fingerprint, write_split
+from lggseg.inference.predict import Segmenter
 from lggseg.notebooks import execute
-from lggseg.phantom import make_cohort
-from lggseg.predict import Segmenter
-from lggseg.splits import make_split, split_fingerprint, write_split
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,7 +183,7 @@ def test_a_spot_interruption_changes_no_result(simulated: Cohort) -> None:
 # Whoever starts the tests may have told its children to ignore interrupts.
 DEPLOYING = f"""
 import signal
-from lggseg.cloud import deploy
+from lggseg.cloud.endpoints import deploy
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with deploy({str(MODEL)!r}, "sagemaker-local") as endpoint:
     print(endpoint.url, flush=True)

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lggseg.cloud import Endpoint, deploy
-from lggseg.data import Cohort, DataError, load_cohort
-from lggseg.predict import Segmenter
+from lggseg.cloud.endpoints import deploy
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.inference.predict import Segmenter
+from lggseg.serving.client import Endpoint
+from lggseg.utils.paths import DataError
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 
@@ -66,7 +68,8 @@ def test_a_taken_port_and_a_folder_without_a_model_are_named(
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
 def test_an_endpoint_ends_when_its_process_is_killed() -> None:
     code = (
-        f"from lggseg.cloud import deploy; print(deploy({str(MODEL)!r}).url, flush=True); input()"
+        "from lggseg.cloud.endpoints import deploy; "
+        f"print(deploy({str(MODEL)!r}).url, flush=True); input()"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

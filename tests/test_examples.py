@@ -26,7 +26,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_are_examples_of_what_users_call() -> None:
-    assert {"lggseg.data", "lggseg.predict", "lggseg.metrics", "lggseg.stats"} <= set(MODULES)
+    assert {
+        "lggseg.data.cohort",
+        "lggseg.inference.predict",
+        "lggseg.evaluation.segmentation",
+        "lggseg.evaluation.statistics",
+    } <= set(MODULES)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lggseg import cli, metrics, models
-from lggseg.compare import per_patient
-from lggseg.models import build_network
-from lggseg.predict import Segmenter
+from lggseg import cli
+from lggseg.evaluation import segmentation
+from lggseg.experiments.compare import per_patient
+from lggseg.inference.predict import Segmenter
+from lggseg.models import networks
+from lggseg.models.networks import build_network
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 
@@ -25,8 +27,8 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What the page's code leaves, run from top to bottom in an empty folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("extending"))
-        patch.setattr(models, "NETWORKS", dict(models.NETWORKS))
-        patch.setattr(metrics, "METRICS", dict(metrics.METRICS))
+        patch.setattr(networks, "NETWORKS", dict(networks.NETWORKS))
+        patch.setattr(segmentation, "METRICS", dict(segmentation.METRICS))
         names: dict[str, Any] = {}
         for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S):
             exec(block, names)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import write_tree
 
-from lggseg.data import Cohort, load_cohort
-from lggseg.paths import DataError
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.utils.paths import DataError
 
 Spoil = Callable[[bytes, random.Random], bytes]
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from lggseg import cuda_graph
 from lggseg.config import Config
-from lggseg.data import Cohort
-from lggseg.datamodule import DeviceCohort, training_rows
-from lggseg.splits import fold_sides, make_split
-from lggseg.step import Networks, TrainingStep, build_optimizer, runner
-from lggseg.together import train_together
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import fold_sides, make_split
+from lggseg.experiments.side_by_side import train_together
+from lggseg.training import cuda_graph
+from lggseg.training.datamodule import DeviceCohort, training_rows
+from lggseg.training.step import Networks, TrainingStep, build_optimizer, runner
 
 pytestmark = [
     pytest.mark.gpu,

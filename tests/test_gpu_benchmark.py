@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from lggseg.config import Config
-from lggseg.data import Cohort
-from lggseg.datamodule import DeviceCohort
-from lggseg.splits import make_split
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import make_split
+from lggseg.training.datamodule import DeviceCohort
 
 
 def test_a_packed_cohort_arrives_unchanged(

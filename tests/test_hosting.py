@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from lggseg.cloud import deploy
 from lggseg.cloud.account import Account
+from lggseg.cloud.endpoints import deploy
 from lggseg.cloud.hosting import Clients, Hosted, create_endpoint, pack
-from lggseg.formats import ATTRIBUTES_HEADER, JSON, NPY
-from lggseg.model_folder import FILES
-from lggseg.predict import Segmenter
+from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, NPY
+from lggseg.inference.model_folder import FILES
+from lggseg.inference.predict import Segmenter
 
 if TYPE_CHECKING:
     from aws_shapes import Request

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from test_cleanup import keys, left
 
-from lggseg.cloud import deploy
 from lggseg.cloud.account import Account
 from lggseg.cloud.cleanup import delete_everything
-from lggseg.cloud.endpoints import Endpoint
+from lggseg.cloud.endpoints import deploy
 from lggseg.cloud.storage import put
-from lggseg.data import Cohort
-from lggseg.formats import ATTRIBUTES_HEADER
-from lggseg.predict import Segmenter
+from lggseg.data.codecs import ATTRIBUTES_HEADER
+from lggseg.data.cohort import Cohort
+from lggseg.inference.predict import Segmenter
+from lggseg.serving.client import Endpoint
 
 if TYPE_CHECKING:
     from aws_shapes import Request

@@ -12,12 +12,12 @@ import pytest
 
 from lggseg.cloud import jobs
 from lggseg.cloud.account import Account
+from lggseg.cloud.container import TABLES
 from lggseg.cloud.cost import Plan
 from lggseg.cloud.storage import make_bucket
 from lggseg.config import Config
-from lggseg.container import TABLES
-from lggseg.model_folder import FILES
-from lggseg.paths import DataError
+from lggseg.inference.model_folder import FILES
+from lggseg.utils.paths import DataError
 
 if TYPE_CHECKING:
     from aws_shapes import Request
@@ -95,7 +95,10 @@ def test_in_the_image_of_aws_the_source_goes_along(aws: list[Request], account: 
     assert image.endswith("/pytorch-training:2.10.0-gpu-py313")
     keys = [request.params["Key"] for request in aws if request.operation == "PutObject"]
     source = f"runs/test/source/{params['TrainingJobName']}/input"
-    assert f"{source}/code/lggseg/train.py" in keys and f"{source}/code/requirements.txt" in keys
+    assert (
+        f"{source}/code/lggseg/training/train.py" in keys
+        and f"{source}/code/requirements.txt" in keys
+    )
     assert all(key.startswith("runs/test/") for key in keys)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import kills
 import pytest
 
-from lggseg.data import Cohort
+from lggseg.data.cohort import Cohort
 
 SCRIPT = Path(kills.__file__)
 

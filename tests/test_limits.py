@@ -20,13 +20,24 @@ def rows() -> list[list[str]]:
     return cells
 
 
+def split(name: str) -> tuple[str, list[str]]:
+    """The module of a constant, and the attributes that lead to it."""
+    parts = ["lggseg", *name.split(".")]
+    last = next(n for n in range(len(parts), 0, -1) if module_file(parts[:n]).is_file())
+    return ".".join(parts[:last]), parts[last:]
+
+
+def module_file(parts: list[str]) -> Path:
+    return ROOT.joinpath("src", *parts).with_suffix(".py")
+
+
 def test_each_value_is_the_constants() -> None:
     for limit, constants, values, *_ in rows():
         for name, value in zip(
             re.findall(r"`([\w.]+)`", constants), values.split(" / "), strict=True
         ):
-            module, *path = name.split(".")
-            found = reduce(getattr, path, import_module(f"lggseg.{module}"))
+            module, path = split(name)
+            found = reduce(getattr, path, import_module(module))
             assert found == float(value), (limit, name, found)
 
 

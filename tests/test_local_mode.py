@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lggseg.cloud import clean_up, left_behind, local_mode
+from lggseg.cloud import local_mode
+from lggseg.cloud.leftovers import clean_up, left_behind
 from lggseg.cloud.local_mode import PREFIX, remove_containers, workplace
 
 

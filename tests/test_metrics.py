@@ -12,7 +12,7 @@ from monai.metrics import compute_hausdorff_distance
 from scipy import ndimage, stats
 from scipy.spatial.distance import cdist
 
-from lggseg import metrics
+from lggseg.evaluation import segmentation
 
 SHAPE = (5, 12, 14)
 
@@ -39,7 +39,7 @@ pairs = st.tuples(st.integers(0, 500), st.integers(0, 500), st.floats(0.02, 0.6)
 @given(pairs)
 def test_overlap_matches_the_definitions(pair: tuple[int, int, float]) -> None:
     truth, prediction = blob(pair[0]), blob(pair[1], pair[2])
-    found = metrics.patient_metrics(truth, prediction)
+    found = segmentation.patient_metrics(truth, prediction)
     both, either = (truth & prediction).sum(), (truth | prediction).sum()
     assert found["dice"] == pytest.approx(2 * both / (truth.sum() + prediction.sum()))
     assert found["iou"] == pytest.approx(both / either)
@@ -52,20 +52,20 @@ def test_overlap_matches_the_definitions(pair: tuple[int, int, float]) -> None:
 @given(pairs)
 def test_distances_match_brute_force_and_monai(pair: tuple[int, int, float]) -> None:
     truth, prediction = blob(pair[0]), blob(pair[1], pair[2])
-    hd95, assd = metrics.hd95(truth, prediction), metrics.assd(truth, prediction)
+    hd95, assd = segmentation.hd95(truth, prediction), segmentation.assd(truth, prediction)
     distance = cdist(surface(truth), surface(prediction))
     there, back = distance.min(axis=1), distance.min(axis=0)
     assert hd95 == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)), rel=1e-4)
     assert assd == pytest.approx(np.concatenate([there, back]).mean(), rel=1e-4)
     whole = [torch.from_numpy(mask)[None, None] for mask in (prediction, truth)]
     assert hd95 == pytest.approx(float(compute_hausdorff_distance(*whole, percentile=95)), rel=1e-4)
-    back = metrics.hd95(prediction, truth), metrics.assd(prediction, truth)
+    back = segmentation.hd95(prediction, truth), segmentation.assd(prediction, truth)
     assert back == pytest.approx((hd95, assd), rel=1e-4)
 
 
 def test_a_shifted_box_has_known_values() -> None:
     truth, prediction = box(4, 8, 8, at=(2, 2, 2)), box(4, 8, 8, at=(2, 2, 5))
-    found = metrics.patient_metrics(truth, prediction)
+    found = segmentation.patient_metrics(truth, prediction)
     assert found["dice"] == pytest.approx(5 / 8)
     assert found["hd95"] == pytest.approx(3.0)
     assert found["lesion_f1"] == 1.0
@@ -77,7 +77,7 @@ def test_policy_of_empty_masks(alone: str) -> None:
     empty, full = np.zeros((10, 20, 20), dtype=bool), box(3, 3, 3)
     truth = full if alone == "truth" else empty
     prediction = full if alone == "prediction" else empty
-    found = metrics.patient_metrics(truth, prediction)
+    found = segmentation.patient_metrics(truth, prediction)
     score, distance = (1.0, 0.0) if alone == "neither" else (0.0, np.sqrt(10**2 + 2 * 20**2))
     for name in ("dice", "iou", "precision", "recall", "lesion_f1"):
         assert found[name] == score, name
@@ -89,21 +89,23 @@ def test_policy_of_empty_masks(alone: str) -> None:
 
 def test_lesions_are_counted_with_corners_touching() -> None:
     truth = box(2, 2, 2) | box(2, 2, 2, at=(2, 2, 2)) | box(2, 2, 2, at=(6, 10, 10))
-    assert metrics.lesion_f1(truth, truth) == 1.0
+    assert segmentation.lesion_f1(truth, truth) == 1.0
     # One of two true lesions found, one of two predicted ones right.
     prediction = box(2, 2, 2) | box(1, 1, 1, at=(9, 19, 0))
-    assert metrics.lesion_f1(truth, prediction) == pytest.approx(0.5)
+    assert segmentation.lesion_f1(truth, prediction) == pytest.approx(0.5)
 
 
 def test_slice_dice_ignores_healthy_slices() -> None:
     truth, prediction = box(1, 4, 4), box(1, 4, 4) | box(1, 9, 9, at=(5, 5, 5))
-    assert metrics.slice_dice(truth, prediction) == 1.0
-    assert metrics.patient_metrics(truth, prediction)["dice"] < 0.5
+    assert segmentation.slice_dice(truth, prediction) == 1.0
+    assert segmentation.patient_metrics(truth, prediction)["dice"] < 0.5
 
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor])
 def test_dice_from_counts(kind: type) -> None:
-    dice = metrics.dice_from_counts(kind([1.0, 0.0, 0.0]), kind([1.0, 0.0, 2.0]), kind([1.0, 0, 0]))
+    dice = segmentation.dice_from_counts(
+        kind([1.0, 0.0, 0.0]), kind([1.0, 0.0, 2.0]), kind([1.0, 0, 0])
+    )
     assert [float(value) for value in dice] == [0.5, 1.0, 0.0]
 
 
@@ -111,27 +113,31 @@ def test_calibration() -> None:
     rng = np.random.default_rng(0)
     probability = rng.random(200_000).astype(np.float32)
     truth = rng.random(200_000) < probability
-    assert metrics.expected_calibration_error(metrics.reliability(probability, truth)) < 0.01
-    wrong = metrics.reliability(np.ones(10, np.float32), np.zeros(10, bool))
-    assert metrics.expected_calibration_error(wrong) == pytest.approx(1.0)
+    assert (
+        segmentation.expected_calibration_error(segmentation.reliability(probability, truth)) < 0.01
+    )
+    wrong = segmentation.reliability(np.ones(10, np.float32), np.zeros(10, bool))
+    assert segmentation.expected_calibration_error(wrong) == pytest.approx(1.0)
 
 
 def test_reliability_of_two_parts_adds_up_to_that_of_the_whole() -> None:
     probability = np.array([0.0, 0.1, 0.6, 0.9, 1.0])
     truth = np.array([False, False, True, False, True])
-    table = metrics.reliability(probability, truth, bins=2)
+    table = segmentation.reliability(probability, truth, bins=2)
     assert table == pytest.approx(np.array([[2, 0.1, 0], [3, 2.5, 2]]))
-    parts = [metrics.reliability(probability[p], truth[p], bins=2) for p in np.split(range(5), [2])]
+    parts = [
+        segmentation.reliability(probability[p], truth[p], bins=2) for p in np.split(range(5), [2])
+    ]
     assert sum(parts) == pytest.approx(table)
     # |0.1 - 0| + |2.5 - 2| over five voxels
-    assert metrics.expected_calibration_error(table) == pytest.approx(0.12)
+    assert segmentation.expected_calibration_error(table) == pytest.approx(0.12)
 
 
 def test_entropy_is_that_of_scipy_in_bits() -> None:
     probability = np.array([[0.0, 0.5], [0.9, 1.0]], np.float32)
     expected = stats.entropy(np.stack([probability, 1 - probability]), base=2)
-    assert metrics.entropy(probability) == pytest.approx(expected, abs=1e-6)
-    assert metrics.entropy(probability).dtype == np.float32
+    assert segmentation.entropy(probability) == pytest.approx(expected, abs=1e-6)
+    assert segmentation.entropy(probability).dtype == np.float32
 
 
 def test_slice_dices_leave_healthy_slices_out() -> None:
@@ -139,14 +145,14 @@ def test_slice_dices_leave_healthy_slices_out() -> None:
     truth[0], truth[1, 0] = True, True
     prediction = np.zeros_like(truth)
     prediction[0, 0], prediction[2] = True, True
-    assert metrics.slice_dices(truth, prediction) == pytest.approx([2 / 3, 0])
+    assert segmentation.slice_dices(truth, prediction) == pytest.approx([2 / 3, 0])
 
 
 def test_masks_must_be_alike() -> None:
     with pytest.raises(ValueError, match=r"found truth bool \(1, 2, 3\) and prediction uint8"):
-        metrics.patient_metrics(np.zeros((1, 2, 3), bool), np.zeros((1, 2, 3), np.uint8))
+        segmentation.patient_metrics(np.zeros((1, 2, 3), bool), np.zeros((1, 2, 3), np.uint8))
     with pytest.raises(ValueError, match="expected two bool volumes"):
-        metrics.patient_metrics(np.zeros((2, 3), bool), np.zeros((2, 3), bool))
+        segmentation.patient_metrics(np.zeros((2, 3), bool), np.zeros((2, 3), bool))
 
 
 def test_expected_dice_is_the_dice_of_truths_drawn_from_the_probabilities() -> None:
@@ -154,18 +160,20 @@ def test_expected_dice_is_the_dice_of_truths_drawn_from_the_probabilities() -> N
     probability = rng.beta(0.3, 0.6, (4, 60, 60))
     prediction = probability >= 0.5
     draws = [rng.uniform(size=probability.shape) < probability for _ in range(20)]
-    dice = [metrics.patient_metrics(truth, prediction)["dice"] for truth in draws]
-    assert metrics.expected_dice(probability, prediction) == pytest.approx(np.mean(dice), abs=0.005)
+    dice = [segmentation.patient_metrics(truth, prediction)["dice"] for truth in draws]
+    assert segmentation.expected_dice(probability, prediction) == pytest.approx(
+        np.mean(dice), abs=0.005
+    )
 
 
 def test_expected_dice_of_nothing() -> None:
     nothing = np.zeros((1, 4, 4))
-    assert metrics.expected_dice(nothing, nothing > 0) == 1.0
-    assert metrics.expected_dice(nothing + 0.2, nothing > 0) == 0.0
+    assert segmentation.expected_dice(nothing, nothing > 0) == 1.0
+    assert segmentation.expected_dice(nothing + 0.2, nothing > 0) == 0.0
 
 
 def test_no_warning_of_a_library_reaches_the_reader() -> None:
-    code = "import numpy as np; from lggseg.metrics import patient_metrics; "
+    code = "import numpy as np; from lggseg.evaluation.segmentation import patient_metrics; "
     code += "mask = np.indices((9, 9, 9)).sum(axis=0) < 9; patient_metrics(mask, mask)"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

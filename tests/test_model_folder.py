@@ -15,12 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lggseg import cli, registry, serve, view
+from lggseg import cli
+from lggseg.cloud import registry
 from lggseg.config import Config, profile
-from lggseg.model_folder import FILES, amend_card, read_card, write_card
-from lggseg.models import build_network
-from lggseg.paths import DataError
-from lggseg.predict import Segmenter, export_model
+from lggseg.inference.model_folder import FILES, amend_card, read_card, write_card
+from lggseg.inference.predict import Segmenter, export_model
+from lggseg.models.networks import build_network
+from lggseg.serving import endpoint
+from lggseg.serving.viewer import app
+from lggseg.utils.paths import DataError
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CONFIG = replace(profile("smoke"), width=2)
@@ -193,8 +196,8 @@ def test_whoever_loads_a_broken_model_gets_the_sentence(
         assert "weights.safetensors: found the checksum" in said and "Traceback" not in said
     calls: list[Callable[[], object]] = [
         lambda: registry.register(folder, "unet"),
-        lambda: serve.build_app(folder, serve.Limits()),
-        lambda: view.build_app(folder, None, "127.0.0.1"),
+        lambda: endpoint.build_app(folder, endpoint.Limits()),
+        lambda: app.build_app(folder, None, "127.0.0.1"),
         lambda: amend_card(folder, {"test": {}}),
         lambda: Segmenter.ensemble([MODEL, folder]),
     ]

@@ -16,11 +16,12 @@ import pytest
 from fastapi.testclient import TestClient
 from onnx import TensorProto, helper, numpy_helper
 
-from lggseg import serve, view
-from lggseg.formats import NPY, npy_bytes
-from lggseg.paths import DataError
-from lggseg.predict import Segmenter
-from lggseg.server import Limits
+from lggseg.data.codecs import NPY, npy_bytes
+from lggseg.inference.predict import Segmenter
+from lggseg.serving import endpoint as serve
+from lggseg.serving.server import Limits
+from lggseg.serving.viewer import app
+from lggseg.utils.paths import DataError
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CHANNELS = Segmenter.load(MODEL).config.channels
@@ -74,7 +75,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.parametrize("build", [serve.build_app, view.build_app])
+@pytest.mark.parametrize("build", [serve.build_app, app.build_app])
 def test_a_model_that_cannot_run_is_told_at_the_start(
     name: str, build: Any, tmp_path: Path
 ) -> None:

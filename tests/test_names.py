@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lggseg.config import Config
-from lggseg.data import Cohort, load_cohort
-from lggseg.paths import DataError, printable, read_table, usable_name
-from lggseg.predict import Segmenter, predict_folder
-from lggseg.splits import make_split, read_split, write_split
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.data.splits import make_split, read_split, write_split
+from lggseg.inference.predict import Segmenter, predict_folder
+from lggseg.utils.paths import DataError, printable, read_table, usable_name
 
 RIGHT = ["NA", "null", "nan", "None", "", "1.2.840.113619.1", "1.2.840.113619.2", "a.tif", "001"]
 RIGHT += [

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from lggseg.formats import ATTRIBUTES_HEADER, JSON, NPY, PNG, TIFF, Refused
-from lggseg.negotiation import (
+from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, NPY, PNG, TIFF, Refused
+from lggseg.serving.protocol import (
     ANSWERS,
     Question,
     choose_answer,

@@ -15,11 +15,11 @@ from nibabel.spatialimages import SpatialImage
 
 from lggseg import cli
 from lggseg.config import profile
-from lggseg.data import DataError
-from lggseg.metrics import patient_metrics
-from lggseg.nifti import is_nifti, read_nifti
-from lggseg.phantom import make_patient, plan_cohort
-from lggseg.predict import Segmenter, predict_nifti
+from lggseg.data.nifti import is_nifti, read_nifti
+from lggseg.data.simulation import make_patient, plan_cohort
+from lggseg.evaluation.segmentation import patient_metrics
+from lggseg.inference.predict import Segmenter, predict_nifti
+from lggseg.utils.paths import DataError
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 # 11° about the left-right axis: no axis of the scan is one of the patient.

@@ -18,9 +18,15 @@ import pytest
 from notebook_times import TOP
 from tqdm import tqdm
 
-from lggseg.machine_speed import TIMES, as_text, expected_seconds, notebook_time, seconds_per_step
+from lggseg.data.simulation import make_cohort
 from lggseg.notebooks import LastLine, execute, run_notebooks, say_what_follows
-from lggseg.phantom import make_cohort
+from lggseg.utils.machine_speed import (
+    TIMES,
+    as_text,
+    expected_seconds,
+    notebook_time,
+    seconds_per_step,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

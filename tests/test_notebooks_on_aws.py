@@ -18,15 +18,15 @@ from conftest import ENVIRONMENT, need, push_image
 from test_cleanup import keys, left
 from test_policy import NAMES, allowed
 
-from lggseg import registry
-from lggseg.cloud import deploy
+from lggseg.cloud import registry
 from lggseg.cloud.account import Account, open_account
 from lggseg.cloud.cleanup import find_everything
+from lggseg.cloud.endpoints import deploy
 from lggseg.config import SEARCH_SPACE
-from lggseg.data import Cohort
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import make_split, split_fingerprint, write_split
+from lggseg.inference.predict import Segmenter
 from lggseg.notebooks import execute
-from lggseg.predict import Segmenter
-from lggseg.splits import make_split, split_fingerprint, write_split
 
 if TYPE_CHECKING:
     from aws_shapes import Request
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = {path.stem[:2]: path for path in (ROOT / "notebooks").glob("*.ipynb")}
 MODEL = ROOT / "models" / "lgg-unet"
-# The service model allows 6 MiB, the package sends up to lggseg.formats.MAX_BYTES, 25 MB; which of
-# them AWS holds to is not known here. A broken volume of notebook 08 lies in between.
+# The service model allows 6 MiB, the package sends up to lggseg.data.codecs.MAX_BYTES, 25 MB; which
+# of them AWS holds to is not known here. A broken volume of notebook 08 lies in between.
 LARGE = "InvokeEndpoint.Body is "
 # What every kernel begins with.
 STARTUP = """

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from lggseg import optim
 from lggseg.config import Config
-from lggseg.models import build_network
-from lggseg.optim import MuonAdamW, as_matrix, is_matrix
+from lggseg.models.networks import build_network
+from lggseg.training import muon as optim
+from lggseg.training.muon import MuonAdamW, as_matrix, is_matrix
 
 CONFIG = Config(width=8, downsample=4)
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from lggseg.config import Config
-from lggseg.data import load_cohort
-from lggseg.metrics import dice
-from lggseg.paths import DataError, read_table
-from lggseg.predict import Segmenter, evaluate, predict_folder
-from lggseg.splits import make_split, read_split, write_split
+from lggseg.data.cohort import load_cohort
+from lggseg.data.splits import make_split, read_split, write_split
+from lggseg.evaluation.segmentation import dice
+from lggseg.inference.predict import Segmenter, evaluate, predict_folder
+from lggseg.utils.paths import DataError, read_table
 
 NAMES = ["p.1", "p.2", "NA", "=x"]
 SIZE = 256

@@ -14,13 +14,14 @@ import pytest
 import tifffile
 from conftest import write_tree
 
-from lggseg import cli, outputs
+from lggseg import cli
 from lggseg.config import Config
-from lggseg.data import DataError, load_cohort
-from lggseg.outputs import Outputs
-from lggseg.paths import LeftOut, read_table
-from lggseg.predict import Segmenter, predict_folder, predict_nifti
-from lggseg.tree import patient_folders
+from lggseg.data.cohort import load_cohort
+from lggseg.data.kaggle import patient_folders
+from lggseg.inference import outputs
+from lggseg.inference.outputs import Outputs
+from lggseg.inference.predict import Segmenter, predict_folder, predict_nifti
+from lggseg.utils.paths import DataError, LeftOut, read_table
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lggseg.data import DataError, load_cohort
-from lggseg.packing import PACKED, pack, packed_name, unpack
+from lggseg.data.archive import PACKED, pack, packed_name, unpack
+from lggseg.data.cohort import load_cohort
+from lggseg.utils.paths import DataError
 
 
 def test_a_cohort_survives_packing(tree: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lggseg import paths
+from lggseg.utils import paths
 
 
 def test_replace_file_leaves_nothing_half_written(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_working_folder_is_gone_at_the_end_and_what_was_renamed_out_stays(tmp_
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lggseg.paths import working_folder
+from lggseg.utils.paths import working_folder
 with working_folder(Path(sys.argv[1]), ".making-") as beside:
     (beside / "half").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -17,8 +17,8 @@ import tifffile
 from kills import group_lives
 from scipy import ndimage
 
-from lggseg import phantom
-from lggseg.data import DataError
+from lggseg.data import simulation
+from lggseg.utils.paths import DataError
 
 # The header of Kaggle's data.csv.
 COLUMNS = [
@@ -45,7 +45,7 @@ COLUMNS = [
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return phantom.make_cohort(tmp_path_factory.mktemp("one"), patients=3, progress=False)
+    return simulation.make_cohort(tmp_path_factory.mktemp("one"), patients=3, progress=False)
 
 
 def _patients(tree: Path) -> list[Path]:
@@ -60,9 +60,9 @@ def _image(mask: Path) -> Path:
     return mask.with_name(mask.name.replace("_mask", ""))
 
 
-def _plan(**changes: object) -> phantom.Plan:
+def _plan(**changes: object) -> simulation.Plan:
     facts = {"name": "TCGA_HT_S001_19950202", "institution": "HT", "cluster": 1, "missing": ""}
-    return phantom.Plan(**{**facts, "blank": False, "seed": (0, 1), **changes})
+    return simulation.Plan(**{**facts, "blank": False, "seed": (0, 1), **changes})
 
 
 def test_layout_is_kaggles(tree: Path) -> None:
@@ -96,7 +96,7 @@ def test_files_are_uncompressed_rgb_and_binary_masks(tree: Path) -> None:
 
 def test_mark_names_the_arguments(tree: Path) -> None:
     mark = json.loads((tree / "simulated.json").read_text())
-    assert mark == {"patients": 3, "seed": 0, "version": phantom.VERSION}
+    assert mark == {"patients": 3, "seed": 0, "version": simulation.VERSION}
 
 
 def test_each_patient_has_tumour_and_tumour_free_slices(tree: Path) -> None:
@@ -120,8 +120,8 @@ def test_clinical_table_has_kaggles_columns_and_an_empty_patient(tree: Path) -> 
 
 
 def test_clinical_table_is_nearly_full_and_keeps_the_cluster() -> None:
-    plans = phantom.plan_cohort(110, 0)
-    table = phantom.clinical_table(plans, 0).drop(columns="Patient")
+    plans = simulation.plan_cohort(110, 0)
+    table = simulation.clinical_table(plans, 0).drop(columns="Patient")
     assert 30 <= table.isna().sum().sum() <= 90  # 56 in the real table
     clusters = pd.Series([plan.cluster for plan in plans])
     known = table["RNASeqCluster"].notna()
@@ -130,7 +130,7 @@ def test_clinical_table_is_nearly_full_and_keeps_the_cluster() -> None:
 
 
 def test_same_seed_gives_the_same_bytes(tree: Path, tmp_path: Path) -> None:
-    again = phantom.make_cohort(tmp_path, patients=3, progress=False)
+    again = simulation.make_cohort(tmp_path, patients=3, progress=False)
     files = sorted(path.relative_to(tree) for path in tree.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert all((tree / name).read_bytes() == (again / name).read_bytes() for name in files)
@@ -139,9 +139,9 @@ def test_same_seed_gives_the_same_bytes(tree: Path, tmp_path: Path) -> None:
 def test_the_pixels_are_those_of_this_version() -> None:
     """Measured results name the simulated cohort: another one needs another ``VERSION``."""
     digest = hashlib.sha256()
-    for array in phantom.make_patient(_plan()):
+    for array in simulation.make_patient(_plan()):
         digest.update(array.tobytes())
-    assert phantom.VERSION == 2
+    assert simulation.VERSION == 2
     assert digest.hexdigest()[:16] == "8d165b53eba85754"
 
 
@@ -152,7 +152,7 @@ def test_the_template_is_what_nilearn_loads() -> None:
         image = getattr(datasets, f"load_mni152_{name}")(resolution=1)
         return image.get_fdata(dtype=np.float32).transpose(2, 1, 0)[:, ::-1]
 
-    maps, drawn = phantom._template()
+    maps, drawn = simulation._template()
     gray, white, *_ = maps.T.reshape(5, *drawn.shape)
     assert np.array_equal(gray, load("gm_template"))
     assert np.array_equal(white, load("wm_template"))
@@ -164,11 +164,11 @@ def test_interpolation_is_that_of_scipy() -> None:
     rng = np.random.default_rng(0)
     coarse = rng.standard_normal((9, 12, 7), dtype=np.float32)
     zoomed = ndimage.zoom(coarse, (20 / 9, 31 / 12, 44 / 7), order=1, mode="nearest")
-    assert np.allclose(phantom._stretched(coarse, (20, 31, 44)), zoomed, rtol=0, atol=1e-6)
-    maps, drawn = phantom._template()
+    assert np.allclose(simulation._stretched(coarse, (20, 31, 44)), zoomed, rtol=0, atol=1e-6)
+    maps, drawn = simulation._template()
     place = rng.uniform(-5, 240, (3, 2, 60, 60)).astype(np.float32)
     place[:, 0, 0, 0] = np.array(drawn.shape) - 1
-    found = phantom._interpolated(place)
+    found = simulation._interpolated(place)
     for tissue, values in zip(maps.T.reshape(5, *drawn.shape), found, strict=True):
         expected = ndimage.map_coordinates(tissue, place, order=1)
         # Outside the skin nothing is drawn.
@@ -177,31 +177,31 @@ def test_interpolation_is_that_of_scipy() -> None:
 
 
 def test_another_seed_gives_another_patient() -> None:
-    images, mask = phantom.make_patient(_plan())
-    others, other_mask = phantom.make_patient(_plan(seed=(1, 1)))
+    images, mask = simulation.make_patient(_plan())
+    others, other_mask = simulation.make_patient(_plan(seed=(1, 1)))
     assert images.shape != others.shape or np.any(images != others)
     assert mask.shape != other_mask.shape or np.any(mask != other_mask)
 
 
 @pytest.mark.parametrize(("patients", "post", "every"), [(4, 0, 0), (24, 1, 1), (110, 4, 6)])
 def test_missing_sequences_at_the_real_rate(patients: int, post: int, every: int) -> None:
-    missing = phantom.missing_sequences(patients)
+    missing = simulation.missing_sequences(patients)
     assert (missing.count("post"), missing.count("all")) == (post, every)
     assert len(missing) == patients
-    assert sorted(plan.missing for plan in phantom.plan_cohort(patients, 0)) == sorted(missing)
+    assert sorted(plan.missing for plan in simulation.plan_cohort(patients, 0)) == sorted(missing)
 
 
 @pytest.mark.parametrize(("missing", "replaced"), [("", []), ("post", [2]), ("all", [0, 2])])
 def test_missing_sequences_are_flair(missing: str, replaced: list[int]) -> None:
-    images, _ = phantom.make_patient(_plan(missing=missing))
+    images, _ = simulation.make_patient(_plan(missing=missing))
     same = [c for c in (0, 2) if np.array_equal(images[..., c], images[..., 1])]
     assert same == replaced
 
 
 def test_institutions_and_blank_slices_at_the_real_rates() -> None:
-    plans = phantom.plan_cohort(110, 0)
+    plans = simulation.plan_cohort(110, 0)
     codes = [plan.institution for plan in plans]
-    assert {code: codes.count(code) for code in phantom.SCANNERS} == {
+    assert {code: codes.count(code) for code in simulation.SCANNERS} == {
         "CS": 16, "DU": 45, "EZ": 1, "FG": 14, "HT": 34,
     }  # fmt: skip
     assert sum(plan.blank for plan in plans) == 36
@@ -209,7 +209,7 @@ def test_institutions_and_blank_slices_at_the_real_rates() -> None:
 
 
 def test_flair_is_brighter_and_t1_darker_in_the_tumour() -> None:
-    images, mask = phantom.make_patient(_plan())
+    images, mask = simulation.make_patient(_plan())
     pre, flair = images[..., 0], images[..., 1]
     brain = (flair > 30) & ~mask
     assert np.median(flair[mask]) > 1.15 * np.median(flair[brain])
@@ -218,7 +218,7 @@ def test_flair_is_brighter_and_t1_darker_in_the_tumour() -> None:
 
 def test_irregularity_grows_with_the_cluster() -> None:
     rng = np.random.default_rng(0)
-    means = [np.mean([phantom.irregularity(c, rng) for _ in range(200)]) for c in range(1, 5)]
+    means = [np.mean([simulation.irregularity(c, rng) for _ in range(200)]) for c in range(1, 5)]
     assert np.all(np.diff(means) > 0.1)
 
 
@@ -232,11 +232,11 @@ def _roundness(mask: np.ndarray) -> float:
 def test_tumours_of_a_high_cluster_have_rougher_borders() -> None:
     white = np.ones((24, 192, 192), np.float32)
     empty = np.zeros_like(white)
-    anatomy = phantom.Anatomy(empty, white, empty, white, white)
+    anatomy = simulation.Anatomy(empty, white, empty, white, white)
 
     def roundness(cluster: int, seed: int) -> float:
         rng = np.random.default_rng(seed)
-        mask, extent = phantom.make_tumour(anatomy, phantom.irregularity(cluster, rng), rng)
+        mask, extent = simulation.make_tumour(anatomy, simulation.irregularity(cluster, rng), rng)
         assert extent.shape == mask.shape and extent.min() >= 0 and extent.max() <= 1
         return _roundness(mask)
 
@@ -245,8 +245,8 @@ def test_tumours_of_a_high_cluster_have_rougher_borders() -> None:
 
 
 def test_the_same_cohort_is_kept(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phantom, "_write_tree", None)
-    assert phantom.make_cohort(tree.parent, patients=3, progress=False) == tree
+    monkeypatch.setattr(simulation, "_write_tree", None)
+    assert simulation.make_cohort(tree.parent, patients=3, progress=False) == tree
 
 
 def test_another_simulated_cohort_is_replaced(
@@ -256,10 +256,10 @@ def test_another_simulated_cohort_is_replaced(
         tree.mkdir()
         (tree / "simulated.json").write_text(json.dumps(facts))
 
-    monkeypatch.setattr(phantom, "_write_tree", write)
-    root = phantom.make_cohort(tmp_path, patients=3)
+    monkeypatch.setattr(simulation, "_write_tree", write)
+    root = simulation.make_cohort(tmp_path, patients=3)
     (root / "old").touch()
-    assert phantom.make_cohort(tmp_path, patients=4) == root
+    assert simulation.make_cohort(tmp_path, patients=4) == root
     assert [path.name for path in root.iterdir()] == ["simulated.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["kaggle_3m"]
 
@@ -273,8 +273,8 @@ def test_the_cohort_of_another_process_that_was_first_stays(
             (place / "simulated.json").write_text(json.dumps(facts))
         (tmp_path / "kaggle_3m" / "first").touch()
 
-    monkeypatch.setattr(phantom, "_write_tree", write)
-    root = phantom.make_cohort(tmp_path, patients=3)
+    monkeypatch.setattr(simulation, "_write_tree", write)
+    root = simulation.make_cohort(tmp_path, patients=3)
     assert (root / "first").exists()
     assert list(tmp_path.iterdir()) == [root]
 
@@ -283,7 +283,7 @@ def test_a_foreign_tree_is_refused_and_left_alone(tmp_path: Path) -> None:
     foreign = tmp_path / "kaggle_3m" / "TCGA_CS_4941_19960909"
     foreign.mkdir(parents=True)
     with pytest.raises(DataError, match=r"kaggle_3m: found a tree that was not simulated.*Give"):
-        phantom.make_cohort(tmp_path, patients=3)
+        simulation.make_cohort(tmp_path, patients=3)
     assert foreign.is_dir()
 
 
@@ -292,27 +292,27 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tree.mkdir()
         raise OSError("disk full")
 
-    monkeypatch.setattr(phantom, "_write_tree", fail)
+    monkeypatch.setattr(simulation, "_write_tree", fail)
     with pytest.raises(OSError, match="disk full"):
-        phantom.make_cohort(tmp_path, patients=3)
+        simulation.make_cohort(tmp_path, patients=3)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("patients", [0, 1000])
 def test_number_of_patients_is_checked(tmp_path: Path, patients: int) -> None:
     with pytest.raises(ValueError, match="expected 1 to 999"):
-        phantom.make_cohort(tmp_path, patients=patients)
+        simulation.make_cohort(tmp_path, patients=patients)
 
 
 def test_workers_end_with_a_simulation_that_is_killed(tmp_path: Path) -> None:
-    code = "import sys; from lggseg.phantom import make_cohort; make_cohort(sys.argv[1])"
+    code = "import sys; from lggseg.data.simulation import make_cohort; make_cohort(sys.argv[1])"
     command = [sys.executable, "-c", code, str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         pytest.skip("the kernel does not tell a process's children")
     deadline = time.monotonic() + 60
-    while len(children.read_text().split()) < phantom.WORKERS and time.monotonic() < deadline:
+    while len(children.read_text().split()) < simulation.WORKERS and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
     assert process.wait() == -signal.SIGKILL

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from lggseg.cli import main
-from lggseg.picture import ORANGE_RED, largest_slice, outline_png
+from lggseg.inference.picture import ORANGE_RED, largest_slice, outline_png
 
 ROOT = Path(__file__).resolve().parents[1]
 

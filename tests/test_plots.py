@@ -8,12 +8,15 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from lggseg import explore, plots, shape
-from lggseg.data import CHANNELS, Cohort
-from lggseg.metrics import entropy
-from lggseg.results import runs_of, save_results
-from lggseg.splits import make_split
-from lggseg.stats import associations, rank_shares
+from lggseg import plots
+from lggseg.data import exploration
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import make_split
+from lggseg.evaluation import shape
+from lggseg.evaluation.segmentation import entropy
+from lggseg.evaluation.statistics import associations, rank_shares
+from lggseg.notebooks import runs_of, save_results
+from lggseg.preprocessing.volume import CHANNELS
 
 
 def figures(cohort: Cohort) -> list[Figure]:
@@ -30,8 +33,8 @@ def figures(cohort: Cohort) -> list[Figure]:
         plots.montage(cohort, patients[0]),
         plots.position_map(cohort),
         plots.sizes(cohort),
-        plots.grouped(cohort, explore.tissue_level(cohort), "grey level", "Levels"),
-        plots.contrast_in_mask(cohort, explore.contrast_in_mask(cohort)),
+        plots.grouped(cohort, exploration.tissue_level(cohort), "grey level", "Levels"),
+        plots.contrast_in_mask(cohort, exploration.contrast_in_mask(cohort)),
         plots.split_balance(cohort, make_split(cohort)),
         plots.leak(cohort, pd.DataFrame({"random": [0.5, 0.9], "patient": [0.4, np.nan]})),
         plots.curves(cohort, metrics),
@@ -115,7 +118,7 @@ def test_whole_numbers_have_no_decimals(cohort: Cohort) -> None:
 
 
 def test_the_mask_is_brightest_in_flair(cohort: Cohort) -> None:
-    contrast = explore.contrast_in_mask(cohort)
+    contrast = exploration.contrast_in_mask(cohort)
     assert list(contrast) == list(CHANNELS)
     # conftest draws the tumour 90 grey levels brighter in FLAIR, and not at all elsewhere.
     assert contrast["FLAIR"].between(85, 95).all()
@@ -123,7 +126,7 @@ def test_the_mask_is_brightest_in_flair(cohort: Cohort) -> None:
 
 
 def test_tissue_level(cohort: Cohort) -> None:
-    assert explore.tissue_level(cohort).between(80, 92).all()
+    assert exploration.tissue_level(cohort).between(80, 92).all()
 
 
 def test_results_of_simulated_and_real_patients_lie_apart(

@@ -18,17 +18,17 @@ from test_jobs import RESULTS
 from test_transform import answer as answer_transform
 from test_tuning import training
 
-from lggseg.cloud import deploy as deploy_model
 from lggseg.cloud import images, jobs, tuning
 from lggseg.cloud.account import Account
 from lggseg.cloud.cleanup import delete_everything, find_everything
 from lggseg.cloud.cost import Plan
+from lggseg.cloud.endpoints import deploy as deploy_model
 from lggseg.cloud.model_registry import register_on_aws
 from lggseg.cloud.storage import upload
 from lggseg.cloud.transform import transform
 from lggseg.config import Config
-from lggseg.data import Cohort
-from lggseg.splits import make_split
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import make_split
 
 if TYPE_CHECKING:
     from aws_shapes import Request

@@ -17,12 +17,13 @@ import tifffile
 from conftest import write_tree
 from fastapi.testclient import TestClient
 
-from lggseg import outputs, view
 from lggseg.config import Config
-from lggseg.data import DataError, load_cohort
-from lggseg.paths import LeftOut, read_table
-from lggseg.predict import Segmenter, evaluate, predict_folder, predict_nifti
-from lggseg.splits import check_no_leakage, make_split, read_split, slice_sides, write_split
+from lggseg.data.cohort import load_cohort
+from lggseg.data.splits import check_no_leakage, make_split, read_split, slice_sides, write_split
+from lggseg.inference import outputs
+from lggseg.inference.predict import Segmenter, evaluate, predict_folder, predict_nifti
+from lggseg.serving.viewer import app
+from lggseg.utils.paths import DataError, LeftOut, read_table
 
 
 def nothing(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
@@ -161,7 +162,7 @@ def test_a_name_that_no_table_holds_stops_no_other(
     first, rest = str(caught.value).splitlines()
     assert first.isprintable() and "found a name with control characters" in first
     assert rest == "Of the other patients, 2 were segmented."
-    page = TestClient(view.build_app(MODEL, tree, "127.0.0.1"), "http://127.0.0.1")
+    page = TestClient(app.build_app(MODEL, tree, "127.0.0.1"), "http://127.0.0.1")
     assert page.get("/api/patients").json()["patients"] == ["a", "b"]
     with pytest.raises(DataError, match="found a name with control characters"):
         predict_folder(SEGMENTER, tree / name, tmp_path / "out", progress=False)
@@ -172,7 +173,7 @@ def test_a_name_that_no_table_holds_stops_no_other(
 
 def test_the_viewer_saves_masks_under_the_whole_name(tmp_path: Path) -> None:
     tree = named_patients(tmp_path / "tree", ["sub.1", "sub.2", "é", "ü"])
-    page = TestClient(view.build_app(MODEL, tree, "127.0.0.1"), "http://127.0.0.1")
+    page = TestClient(app.build_app(MODEL, tree, "127.0.0.1"), "http://127.0.0.1")
     headers = [
         page.get(f"/api/cases/{name}/mask.tif?threshold=0.5").headers["content-disposition"]
         for name in page.get("/api/patients").json()["patients"]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lggseg import registry
-from lggseg.data import DataError
-from lggseg.model_folder import FILES
-from lggseg.predict import Segmenter
+from lggseg.cloud import registry
+from lggseg.inference.model_folder import FILES
+from lggseg.inference.predict import Segmenter
+from lggseg.utils.paths import DataError
 
 if TYPE_CHECKING:
     from aws_shapes import Request

@@ -22,15 +22,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_train import CONFIG, SCRIPT
 
-from lggseg import cli, compare, container, models, train, tune
+from lggseg import cli
+from lggseg.cloud import container
 from lggseg.config import Config
-from lggseg.data import Cohort, DataError, load_cohort
-from lggseg.model_folder import FILES
-from lggseg.module import NonFiniteLoss
-from lggseg.paths import write_json
-from lggseg.run_folder import has_begun
-from lggseg.splits import make_split, read_split, split_fingerprint, write_split
-from lggseg.stopping import Stopped
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.data.splits import make_split, read_split, split_fingerprint, write_split
+from lggseg.experiments import compare
+from lggseg.experiments import search as tune
+from lggseg.inference.model_folder import FILES
+from lggseg.models import networks
+from lggseg.training import train
+from lggseg.training.module import NonFiniteLoss
+from lggseg.training.run_folder import has_begun
+from lggseg.utils.paths import DataError, write_json
+from lggseg.utils.stopping import Stopped
 
 KNOBS = ["--profile", "smoke", "--epochs", "2", "--width", "4", "--precision", "32-true"]
 SMALL = replace(CONFIG, epochs=2)
@@ -397,7 +402,7 @@ def test_after_a_loss_that_is_not_finite_the_corrected_start_begins_anew(
     split, run = make_split(cohort), tmp_path / "run"
     config = replace(SMALL, epochs=1, loss="dice")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.LOSSES, "dice", lambda logits, mask: logits.mean() * float("nan"))
+        patch.setitem(networks.LOSSES, "dice", lambda logits, mask: logits.mean() * float("nan"))
         with pytest.raises(NonFiniteLoss):
             train.train(config, cohort, split, run, progress=False)
     assert not run.exists()

@@ -11,8 +11,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from lggseg.paths import PATIENT
-from lggseg.phantom import CLINICAL, plan_cohort
+from lggseg.data.simulation import CLINICAL, plan_cohort
+from lggseg.utils.paths import PATIENT
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sorted(
@@ -57,7 +57,7 @@ def _is_unsafe(node: ast.AST) -> bool:
             name.endswith(".load_from_checkpoint") and options.get("weights_only") != "True",
             options.get("allow_pickle", "False") != "False",
             name.endswith("read_pickle"),
-            name.endswith((".extractall", ".extract")),  # see lggseg.packing.extract_files
+            name.endswith((".extractall", ".extract")),  # see lggseg.data.archive.extract_files
             name in ("eval", "exec", "os.system"),
             options.get("shell", "False") != "False",
         )

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from test_nifti import head, saved
 
-from lggseg import nifti
-from lggseg.nifti import read_nifti
-from lggseg.paths import DataError
-from lggseg.uploads import read_study
+from lggseg.data import nifti
+from lggseg.data.nifti import read_nifti
+from lggseg.serving.viewer.uploads import read_study
+from lggseg.utils.paths import DataError
 
 
 def upload(path: Path, name: str = "") -> np.ndarray:

@@ -24,20 +24,29 @@ import pytest
 import tifffile
 from PIL import Image
 
-from lggseg.client import PART, http_sender, segment
-from lggseg.data import read_volume
-from lggseg.formats import ATTRIBUTES_HEADER, JSON, MAX_BYTES, NPY, PNG, TIFF, npy_bytes, read_tiff
-from lggseg.predict import Prediction, Segmenter
-from lggseg.server import check_free
-from lggseg.tree import patient_folders
-from lggseg.volume import channel_statistics
+from lggseg.data.codecs import (
+    ATTRIBUTES_HEADER,
+    JSON,
+    MAX_BYTES,
+    NPY,
+    PNG,
+    TIFF,
+    npy_bytes,
+    read_tiff,
+)
+from lggseg.data.cohort import read_volume
+from lggseg.data.kaggle import patient_folders
+from lggseg.inference.predict import Prediction, Segmenter
+from lggseg.preprocessing.volume import channel_statistics
+from lggseg.serving.client import PART, http_sender, segment
+from lggseg.serving.server import check_free
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 REQUESTS, SECONDS = 4, 2.0
 SERVER = f"""
 from pathlib import Path
-from lggseg.serve import build_app
-from lggseg.server import Limits, run
+from lggseg.serving.endpoint import build_app
+from lggseg.serving.server import Limits, run
 limits = Limits(seconds={SECONDS}, requests={REQUESTS})
 run(build_app(Path({str(MODEL)!r}), limits), "127.0.0.1", %d)
 """
@@ -575,8 +584,8 @@ import sys
 absent = ["torch", "monai", "pytorch_lightning", "matplotlib", "pandas"]
 sys.modules.update(dict.fromkeys(absent))
 import numpy as np
-import lggseg.client, lggseg.serve
-from lggseg.predict import Segmenter
+import lggseg.serving.client, lggseg.serving.endpoint
+from lggseg.inference.predict import Segmenter
 volume = np.zeros((2, 256, 256, 3), np.uint8)
 assert Segmenter.load({str(MODEL)!r}).predict(volume).mask.shape == (2, 256, 256)
 """

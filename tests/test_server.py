@@ -19,16 +19,16 @@ from typing import Any
 import psutil
 import pytest
 
-from lggseg.server import Log
+from lggseg.serving.server import Log
 
 # An application that is bounded like the real ones: sizes of bodies, a large answer, a long job.
 SERVER = """
 import asyncio, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from fastapi import FastAPI, Request, Response
-from lggseg.formats import Refused
-import lggseg.server as server
-from lggseg.server import BoundedAnswers, Limits, Room, read_body, run
+from lggseg.data.codecs import Refused
+import lggseg.serving.server as server
+from lggseg.serving.server import BoundedAnswers, Limits, Room, read_body, run
 server.IDLE_SECONDS, server.GRACE_SECONDS = {idle}, {grace}
 limits, app = Limits(seconds=4, requests=4), FastAPI()
 room, pool = Room(limits.requests), ThreadPoolExecutor(1)

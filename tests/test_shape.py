@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from lggseg import shape
-from lggseg.shape import FEATURES, PAPER, shape_features
+from lggseg.evaluation import shape
+from lggseg.evaluation.shape import FEATURES, PAPER, shape_features
 
 INVARIANT = ("angular_standard_deviation", "margin_fluctuation", "volume", "components")
 

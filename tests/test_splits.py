@@ -10,9 +10,9 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lggseg import splits
-from lggseg.data import Cohort, DataError, load_cohort
-from lggseg.paths import table_bytes
+from lggseg.data import splits
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.utils.paths import DataError, table_bytes
 
 
 def made_up(patients: int, seed: int = 0) -> SimpleNamespace:

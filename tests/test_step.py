@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from lggseg import train
 from lggseg.config import Config, profile
-from lggseg.data import Cohort
-from lggseg.datamodule import DeviceCohort
-from lggseg.splits import fold_sides, make_split, patients_of
-from lggseg.step import Networks, TrainingStep, build_optimizer, count_voxels, one_cycle, runner
-from lggseg.together import train_together
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import fold_sides, make_split, patients_of
+from lggseg.experiments.side_by_side import train_together
+from lggseg.training import train
+from lggseg.training.datamodule import DeviceCohort
+from lggseg.training.step import (
+    Networks,
+    TrainingStep,
+    build_optimizer,
+    count_voxels,
+    one_cycle,
+    runner,
+)
 
 CONFIG = replace(profile("smoke"), epochs=2, batch_size=4, precision="32-true", width=4)
 CPU = torch.device("cpu")

@@ -17,10 +17,11 @@ import pytest
 from test_container import TINY, prepare
 from test_train import CONFIG, _command, _final
 
-from lggseg import container, train
-from lggseg.data import Cohort
-from lggseg.splits import make_split
-from lggseg.stopping import SIGNALS, Stopped
+from lggseg.cloud import container
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import make_split
+from lggseg.training import train
+from lggseg.utils.stopping import SIGNALS, Stopped
 
 BOTH = [signal.SIGTERM, signal.SIGINT]
 
@@ -118,7 +119,7 @@ def finish(run: Path, *_: Any) -> None:
 
 def interrupt_at(moment: str, how: signal.Signals, patch: pytest.MonkeyPatch) -> None:
     """A signal before the first step, in the fifth step, or after the last."""
-    from lggseg.module import SegmentationModule
+    from lggseg.training.module import SegmentationModule
 
     places: dict[str, tuple[Any, str]] = {
         "setup": (SegmentationModule, "configure_optimizers"),
@@ -149,7 +150,7 @@ def uninterrupted(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> p
 def test_a_trial_that_a_signal_stops_is_replaced(
     how: signal.Signals, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lggseg import tune
+    from lggseg.experiments import search as tune
 
     def stopped(*_: Any, **__: Any) -> pd.Series:
         os.kill(os.getpid(), how)

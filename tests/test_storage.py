@@ -13,9 +13,9 @@ import pytest
 
 from lggseg.cloud.account import Account, open_account
 from lggseg.cloud.storage import make_bucket, put_resumably, upload
-from lggseg.data import Cohort, load_cohort
-from lggseg.packing import PACKED, unpack
-from lggseg.splits import make_split, read_split
+from lggseg.data.archive import PACKED, unpack
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.data.splits import make_split, read_split
 
 if TYPE_CHECKING:
     from aws_shapes import Request

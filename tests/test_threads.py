@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lggseg import threads
-from lggseg.threads import threads_each, usable_cpus
+from lggseg.utils import threads
+from lggseg.utils.threads import threads_each, usable_cpus
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "lgg-unet"
@@ -200,7 +200,8 @@ def test_torch_keeps_to_the_affinity_and_to_the_users_settings(
 def test_torch_keeps_to_a_quota(tmp_path: Path, order: str) -> None:
     """Whichever of torch and lggseg comes first."""
     root = write(tmp_path, version_2("/", {".": "50000 100000"}))
-    code = f"from pathlib import Path; from lggseg.threads import apply; {order.format(str(root))}"
+    code = "from pathlib import Path; from lggseg.utils.threads import apply; "
+    code += order.format(str(root))
     code += "; print(torch.get_num_threads(), os.environ.get('OMP_NUM_THREADS', '1'))"
     assert run(code, set(range(os.cpu_count() or 1))) == ["1", "1"]
 
@@ -214,7 +215,7 @@ def test_the_onnx_session_has_that_many_threads_which_do_not_spin(
         "import onnxruntime; opened = []; plain = onnxruntime.InferenceSession;"
         "keep = lambda *a, **k: opened.append(plain(*a, **k)) or opened[-1];"
         "onnxruntime.InferenceSession = keep;"
-        f"from lggseg.predict import Segmenter; Segmenter.load({str(MODEL)!r});"
+        f"from lggseg.inference.predict import Segmenter; Segmenter.load({str(MODEL)!r});"
         "options = opened[0].get_session_options();"
         "print(options.intra_op_num_threads,"
         "options.get_session_config_entry('session.intra_op.allow_spinning'))"
@@ -223,6 +224,6 @@ def test_the_onnx_session_has_that_many_threads_which_do_not_spin(
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys, lggseg.threads; print('torch' in sys.modules)"
+    code = "import sys, lggseg.utils.threads; print('torch' in sys.modules)"
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "False\n"

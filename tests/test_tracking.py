@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import CONFIG
 
-from lggseg import tracking, train
-from lggseg.data import Cohort, load_cohort
-from lggseg.splits import make_split
-from lggseg.tracking import METRICS, OBJECTIVE, metric_definitions, metric_line
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.data.splits import make_split
+from lggseg.training import loggers, train
+from lggseg.training.loggers import METRICS, OBJECTIVE, metric_definitions, metric_line
 
 values = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -62,8 +62,8 @@ def test_a_tracker_that_cannot_start_is_one_sentence_and_leaves_no_run(
         def experiment(self) -> object:
             raise LookupError("the key is not valid")
 
-    monkeypatch.setattr(tracking, "check_tracker", lambda config: None)
-    monkeypatch.setattr(tracking, "_logger", lambda *_, **__: Refused())
+    monkeypatch.setattr(loggers, "check_tracker", lambda config: None)
+    monkeypatch.setattr(loggers, "_logger", lambda *_, **__: Refused())
     config = replace(CONFIG, tracker="wandb")
     with pytest.raises(RuntimeError, match=r"no run \(the key is not valid\).*--tracker csv"):
         train.train(config, cohort, make_split(cohort), tmp_path / "run", progress=False)

@@ -15,16 +15,18 @@ import pytest
 import tifffile
 import torch
 
-from lggseg import models, module, train, transforms
 from lggseg.config import Config, profile
-from lggseg.data import Cohort, DataError
-from lggseg.datamodule import Batch, DeviceCohort, TrainingRows
-from lggseg.metrics import patient_metrics
-from lggseg.model_folder import FILES
-from lggseg.paths import try_lock
-from lggseg.predict import Segmenter, evaluate, predict_folder
-from lggseg.splits import LeakageError, fold_sides, make_split, patients_of
-from lggseg.step import Networks, TrainingStep, build_optimizer, runner
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import LeakageError, fold_sides, make_split, patients_of
+from lggseg.evaluation.segmentation import patient_metrics
+from lggseg.inference.model_folder import FILES
+from lggseg.inference.predict import Segmenter, evaluate, predict_folder
+from lggseg.models import networks as models
+from lggseg.preprocessing import transforms
+from lggseg.training import module, train
+from lggseg.training.datamodule import Batch, DeviceCohort, TrainingRows
+from lggseg.training.step import Networks, TrainingStep, build_optimizer, runner
+from lggseg.utils.paths import DataError, try_lock
 
 CONFIG = replace(profile("smoke"), epochs=3, batch_size=4, precision="32-true", width=4)
 SCRIPT = Path(__file__).resolve().parents[1] / "src" / "train.py"
@@ -82,7 +84,7 @@ def test_serving_normalises_as_training_does(run: Path, cohort: Cohort) -> None:
     seen: list[torch.Tensor] = []
     network = models.build_network(config).eval()
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    from lggseg.predict import inference_graph
+    from lggseg.inference.predict import inference_graph
 
     graph = inference_graph(network, config)
     segmenter = Segmenter(

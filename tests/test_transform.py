@@ -16,8 +16,8 @@ from lggseg.cloud.account import Account
 from lggseg.cloud.cost import Plan
 from lggseg.cloud.storage import put
 from lggseg.cloud.transform import transform
-from lggseg.data import DataError
-from lggseg.formats import mask_tiff, npy_bytes
+from lggseg.data.codecs import mask_tiff, npy_bytes
+from lggseg.utils.paths import DataError
 
 if TYPE_CHECKING:
     from aws_shapes import Request

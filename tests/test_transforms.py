@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lggseg import transforms
-from lggseg.volume import channel_statistics
+from lggseg.preprocessing import transforms
+from lggseg.preprocessing.volume import channel_statistics
 
 
 def head(air: int = 0, tissue: int = 100) -> np.ndarray:

@@ -20,11 +20,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from test_train import CONFIG
 
-from lggseg import cli, tune
+from lggseg import cli
 from lggseg.config import SEARCH_SPACE, Choice, Config
-from lggseg.data import Cohort, DataError
-from lggseg.module import NonFiniteLoss
-from lggseg.splits import make_split
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import make_split
+from lggseg.experiments import search
+from lggseg.training.module import NonFiniteLoss
+from lggseg.utils.paths import DataError
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def imitate(seen: list[Any]) -> Trainer:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
-    monkeypatch.setattr(tune, "validation_dice", imitate(seen))
+    monkeypatch.setattr(search, "validation_dice", imitate(seen))
     return seen
 
 
@@ -60,11 +62,11 @@ def test_search_finds_the_best_and_prunes(
     cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
 ) -> None:
     config = replace(CONFIG, epochs=5)
-    table = tune.tune(config, cohort, split, tmp_path, trials=25, progress=False)
+    table = search.tune(config, cohort, split, tmp_path, trials=25, progress=False)
     assert len(table) == 25 and set(table["state"]) == {"complete", "pruned"}
     assert (table.loc[table["state"] == "pruned", "epochs"] < 5).all()
     assert pd.read_csv(tmp_path / "trials.csv")["number"].tolist() == table["number"].tolist()
-    best = tune.best_config(table, config)
+    best = search.best_config(table, config)
     assert best.learning_rate == pytest.approx(3e-3, rel=0.5)
     assert best.epochs == 5 and best.paste in (True, False)
     assert set(SEARCH_SPACE) <= set(table.columns)
@@ -73,12 +75,12 @@ def test_search_finds_the_best_and_prunes(
 def test_search_goes_on_from_what_is_finished(
     cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
 ) -> None:
-    assert len(tune.tune(CONFIG, cohort, split, tmp_path, trials=3, progress=False)) == 3
-    assert len(tune.tune(CONFIG, cohort, split, tmp_path, trials=5, progress=False)) == 5
+    assert len(search.tune(CONFIG, cohort, split, tmp_path, trials=3, progress=False)) == 3
+    assert len(search.tune(CONFIG, cohort, split, tmp_path, trials=5, progress=False)) == 5
     assert len(seen) == 5
     # As after a kill between the last trial and its row in the table.
     (tmp_path / "trials.csv").unlink()
-    assert len(tune.tune(CONFIG, cohort, split, tmp_path, trials=5, progress=False)) == 5
+    assert len(search.tune(CONFIG, cohort, split, tmp_path, trials=5, progress=False)) == 5
     assert len(seen) == 5 and len(pd.read_csv(tmp_path / "trials.csv")) == 5
 
 
@@ -90,29 +92,29 @@ def test_all_trials_of_a_search_have_one_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = iter(["bf16-mixed", "32-true", "32-true"])  # as on a machine that others use, too
-    monkeypatch.setattr(tune, "choose_precision", lambda config: next(answers))
+    monkeypatch.setattr(search, "choose_precision", lambda config: next(answers))
     config = replace(CONFIG, precision="auto")
     for trials in (2, 3):
-        tune.tune(config, cohort, split, tmp_path, trials=trials, progress=False)
+        search.tune(config, cohort, split, tmp_path, trials=trials, progress=False)
     assert [config.precision for config, _ in seen] == ["bf16-mixed"] * 3
 
 
 def test_search_on_other_terms_is_refused(
     cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
 ) -> None:
-    tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+    search.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
     longer = replace(CONFIG, epochs=CONFIG.epochs + 1)
     with pytest.raises(DataError, match=r"study.db: found a search with epochs=3.*epochs=4"):
-        tune.tune(longer, cohort, split, tmp_path, trials=2, progress=False)
+        search.tune(longer, cohort, split, tmp_path, trials=2, progress=False)
     with pytest.raises(DataError, match=r"a search with split="):
-        tune.tune(CONFIG, cohort, make_split(cohort, seed=1), tmp_path, trials=2, progress=False)
+        search.tune(CONFIG, cohort, make_split(cohort, seed=1), tmp_path, trials=2, progress=False)
     assert len(seen) == 1
 
 
 def test_search_never_sees_test_patients(
     cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
 ) -> None:
-    tune.tune(CONFIG, cohort, split, tmp_path, trials=3, folds=[0, 1], progress=False)
+    search.tune(CONFIG, cohort, split, tmp_path, trials=3, folds=[0, 1], progress=False)
     test = set(split["patient"][split["role"] == "test"])
     assert test and len(seen) == 6
     for config, sides in seen:
@@ -125,19 +127,19 @@ def test_search_never_sees_test_patients(
 SLOW = """
 import sys, time
 import pandas as pd
-from lggseg import tune
+from lggseg.experiments import search
 from lggseg.config import Config
-from lggseg.data import load_cohort
-from lggseg.splits import make_split
+from lggseg.data.cohort import load_cohort
+from lggseg.data.splits import make_split
 
 def train(config, cohort, sides, **options):
     time.sleep(1)
     return pd.Series([config.learning_rate])
 
-tune.validation_dice = train
-tune.HEARTBEAT, tune.GRACE = 1, 3
+search.validation_dice = train
+search.HEARTBEAT, search.GRACE = 1, 3
 cohort = load_cohort(sys.argv[1], progress=False)
-tune.tune(Config(), cohort, make_split(cohort), sys.argv[2], trials=int(sys.argv[3]))
+search.tune(Config(), cohort, make_split(cohort), sys.argv[2], trials=int(sys.argv[3]))
 """
 
 
@@ -157,13 +159,13 @@ def test_killed_search_resumes_to_the_exact_number(shared_tree: Path, tmp_path: 
     assert [worker.wait() for worker in workers] == [0, 0]
     states = pd.read_csv(table)["state"]
     assert len(states) == before + 3 and set(states) == {"complete"}
-    assert len(tune.trials_table(tune.open_study(folder))) == before + 3
+    assert len(search.trials_table(search.open_study(folder))) == before + 3
 
 
 def leave_a_trial_without_a_heartbeat(folder: Path) -> None:
     """As a process does that is killed right after it has begun a trial."""
     with pytest.warns(UserWarning, match="Heartbeat"):
-        tune.open_study(folder).ask()
+        search.open_study(folder).ask()
 
 
 def test_trial_killed_before_its_first_heartbeat_is_replaced(
@@ -173,9 +175,9 @@ def test_trial_killed_before_its_first_heartbeat_is_replaced(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tune, "GRACE", 1)
+    monkeypatch.setattr(search, "GRACE", 1)
     leave_a_trial_without_a_heartbeat(tmp_path)
-    table = tune.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
+    table = search.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
     assert table["number"].tolist() == [1, 2]
 
 
@@ -187,7 +189,7 @@ def test_trial_that_another_process_fails_at_the_same_moment_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     leave_a_trial_without_a_heartbeat(tmp_path)
-    monkeypatch.setattr(tune, "GRACE", 1)
+    monkeypatch.setattr(search, "GRACE", 1)
     time.sleep(1.1)
 
     def tell(study: optuna.Study, number: int, **_: Any) -> None:
@@ -195,8 +197,8 @@ def test_trial_that_another_process_fails_at_the_same_moment_is_replaced(
 
     with monkeypatch.context() as patch:
         patch.setattr(optuna.Study, "tell", tell)
-        tune._fail_killed(tune.open_study(tmp_path))
-    table = tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+        search._fail_killed(search.open_study(tmp_path))
+    table = search.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
     assert table["number"].tolist() == [1]
 
 
@@ -215,8 +217,8 @@ def test_trial_started_in_the_future_is_replaced(
         def now(cls, tz: tzinfo | None = None) -> SetBack:
             return super().now(tz) - timedelta(days=1)
 
-    monkeypatch.setattr(tune, "datetime", SetBack)
-    table = tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+    monkeypatch.setattr(search, "datetime", SetBack)
+    table = search.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
     assert table["number"].tolist() == [1]
 
 
@@ -227,13 +229,13 @@ def test_a_search_goes_on_when_another_process_took_its_trial_for_killed(
 
     def sleep_once(*arguments: Any, **options: Any) -> pd.Series:
         if not taken:
-            (trial,) = tune.open_study(tmp_path).get_trials(states=[TrialState.RUNNING])
-            tune.open_study(tmp_path).tell(trial.number, state=TrialState.FAIL)
+            (trial,) = search.open_study(tmp_path).get_trials(states=[TrialState.RUNNING])
+            search.open_study(tmp_path).tell(trial.number, state=TrialState.FAIL)
             taken.append(trial.number)
         return train(*arguments, **options)
 
-    monkeypatch.setattr(tune, "validation_dice", sleep_once)
-    table = tune.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
+    monkeypatch.setattr(search, "validation_dice", sleep_once)
+    table = search.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
     assert taken == [0] and table["number"].tolist() == [1, 2]
 
 
@@ -244,9 +246,9 @@ def test_gain_is_measured_on_the_folds_and_seeds_asked_for(
         patients = cohort.slices["patient"][sides == "validation"].unique()
         return pd.Series(config.learning_rate + config.seed, index=patients)
 
-    monkeypatch.setattr(tune, "validation_dice", train)
+    monkeypatch.setattr(search, "validation_dice", train)
     found, start = replace(CONFIG, learning_rate=0.5), replace(CONFIG, learning_rate=0.25)
-    table = tune.gain_elsewhere(found, start, cohort, split, folds=[1, 2], seeds=[0, 1])
+    table = search.gain_elsewhere(found, start, cohort, split, folds=[1, 2], seeds=[0, 1])
     expected = split["patient"][split["fold"].isin([1, 2])]
     assert sorted(table["patient"]) == sorted([*expected, *expected])
     assert (table["found"] - table["start"] == 0.25).all()
@@ -265,15 +267,15 @@ def test_the_knob_that_matters_is_the_important_one() -> None:
                 row[name] = rng.uniform(space.low, space.high)
         rows.append({**row, "dice": 0.5 + row["dropout"]})
     table = pd.DataFrame(rows)
-    found = tune.importances(table)
+    found = search.importances(table)
     assert found.idxmax() == "dropout" and found.sum() == pytest.approx(1)
     assert set(found.index) == set(SEARCH_SPACE)
-    assert (tune.importances(table.assign(dice=0.5)) == 0).all()
+    assert (search.importances(table.assign(dice=0.5)) == 0).all()
 
 
 def test_no_completed_trial() -> None:
     with pytest.raises(ValueError, match="no completed trial"):
-        tune.best_config(pd.DataFrame({"state": ["pruned"], "dice": [0.5]}), Config())
+        search.best_config(pd.DataFrame({"state": ["pruned"], "dice": [0.5]}), Config())
 
 
 def test_command_searches_with_two_workers(
@@ -299,7 +301,7 @@ def test_a_folder_of_any_name_holds_its_own_database(
     monkeypatch.chdir(tmp_path)
     for folder, trials in ((Path(name, "tune"), 1), (Path(name, "tune"), 2), (Path(name + "2"), 1)):
         assert (
-            len(tune.tune(CONFIG, cohort, split, folder, trials=trials, progress=False)) == trials
+            len(search.tune(CONFIG, cohort, split, folder, trials=trials, progress=False)) == trials
         )
         with closing(sqlite3.connect(folder / "study.db")) as database:
             (count,) = database.execute(
@@ -324,8 +326,8 @@ def test_a_trial_that_diverges_is_told_in_one_line(
             raise NonFiniteLoss("the loss became nan.")
         return usual(*arguments, **options)
 
-    monkeypatch.setattr(tune, "validation_dice", diverge)
-    table = tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+    monkeypatch.setattr(search, "validation_dice", diverge)
+    table = search.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
     assert table["number"].tolist() == [1]
     assert capfd.readouterr().err == "trial 0 does not count: the loss became nan.\n"
 
@@ -337,21 +339,21 @@ def test_a_search_that_tried_nothing_blocks_no_corrected_one(
         raise RuntimeError("out of memory")
 
     seen: list[Any] = []
-    monkeypatch.setattr(tune, "validation_dice", fail)
+    monkeypatch.setattr(search, "validation_dice", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
-    monkeypatch.setattr(tune, "validation_dice", imitate(seen))
+        search.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+    monkeypatch.setattr(search, "validation_dice", imitate(seen))
     other = replace(CONFIG, epochs=1, dropout=0.25)
-    tune.tune(other, cohort, split, tmp_path, trials=1, progress=False)
+    search.tune(other, cohort, split, tmp_path, trials=1, progress=False)
     assert seen[0][0].dropout == 0.25, "the first trial is another config than the one asked for"
     with pytest.raises(DataError, match="found a search with epochs=1"):
-        tune.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
+        search.tune(CONFIG, cohort, split, tmp_path, trials=2, progress=False)
 
 
 def test_a_search_on_other_data_is_refused(
     cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
 ) -> None:
-    tune.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
+    search.tune(CONFIG, cohort, split, tmp_path, trials=1, progress=False)
     with pytest.raises(DataError, match="found a search with data="):
         other = replace(cohort, fingerprint="other")
-        tune.tune(CONFIG, other, split, tmp_path, trials=1, progress=False)
+        search.tune(CONFIG, other, split, tmp_path, trials=1, progress=False)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 
-from lggseg import tune as here
 from lggseg.cloud import tuning
 from lggseg.cloud.account import Account
 from lggseg.cloud.cost import Plan
 from lggseg.config import SEARCH_SPACE, Config, sagemaker_ranges
-from lggseg.data import Cohort
-from lggseg.splits import make_split
-from lggseg.tracking import OBJECTIVE
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import make_split
+from lggseg.experiments import search as here
+from lggseg.training.loggers import OBJECTIVE
 
 if TYPE_CHECKING:
     from aws_shapes import Request

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lggseg import cli
-from lggseg.data import Cohort, load_cohort
-from lggseg.paths import DataError
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.utils.paths import DataError
 from report import build
 
 resource = pytest.importorskip("resource")

@@ -29,15 +29,15 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from lggseg import view
-from lggseg.data import read_volume
-from lggseg.formats import TIFF
-from lggseg.metrics import dice_from_counts
-from lggseg.nifti import read_nifti
-from lggseg.phantom import make_cohort
-from lggseg.predict import Prediction, Segmenter
-from lggseg.server import Limits
-from lggseg.tree import patient_folders
+from lggseg.data.codecs import TIFF
+from lggseg.data.cohort import read_volume
+from lggseg.data.kaggle import patient_folders
+from lggseg.data.nifti import read_nifti
+from lggseg.data.simulation import make_cohort
+from lggseg.evaluation.segmentation import dice_from_counts
+from lggseg.inference.predict import Prediction, Segmenter
+from lggseg.serving.server import Limits
+from lggseg.serving.viewer import app as view
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CHROMIUM = shutil.which("chromium")
@@ -265,7 +265,8 @@ def test_the_bundled_library_is_the_one_whose_licence_is_there() -> None:
 
 
 def test_the_page_waits_for_neither_torch_nor_pandas() -> None:
-    code = "import sys, lggseg.view; print({'torch', 'pandas', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, lggseg.serving.viewer.app; "
+    code += "print({'torch', 'pandas', 'matplotlib'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 

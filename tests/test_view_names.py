@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nibabel.nifti1 import Nifti1Extension
 
-from lggseg import view
-from lggseg.formats import Refused
-from lggseg.server import Limits
-from lggseg.tree import patient_folders
+from lggseg.data.codecs import Refused
+from lggseg.data.kaggle import patient_folders
+from lggseg.serving.server import Limits
+from lggseg.serving.viewer import app as view
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 LIMITS = Limits(bytes=12_000_000, slices=64, seconds=10, predictions=2)

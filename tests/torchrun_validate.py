@@ -13,12 +13,12 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 
-from lggseg import distributed, train
 from lggseg.config import Config
-from lggseg.data import Cohort, load_cohort
-from lggseg.datamodule import CohortDataModule
-from lggseg.module import SegmentationModule
-from lggseg.splits import fold_sides, make_split
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.data.splits import fold_sides, make_split
+from lggseg.training import distributed, train
+from lggseg.training.datamodule import CohortDataModule
+from lggseg.training.module import SegmentationModule
 
 
 def validate(module: SegmentationModule, cohort: Cohort, config: Config) -> pd.Series:

@@ -2,7 +2,7 @@
 
 import warnings
 
-from lggseg import threads
+from lggseg.utils import threads
 
 __version__ = "0.1.0"
 

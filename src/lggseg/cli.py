@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lggseg import config as configuration
-from lggseg.paths import (
+from lggseg.utils.paths import (
     LeftOut,
     json_bytes,
     private_folder,
@@ -24,30 +24,30 @@ from lggseg.paths import (
     write_json,
     write_table,
 )
-from lggseg.stopping import SIGNALS, Stopped
+from lggseg.utils.stopping import SIGNALS, Stopped
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lggseg.data import Cohort
+    from lggseg.data.cohort import Cohort
 
 
 def _phantom(options: argparse.Namespace) -> None:
-    from lggseg.phantom import make_cohort
+    from lggseg.data.simulation import make_cohort
 
     root = make_cohort(options.dest, patients=options.patients, seed=options.seed)
     print(f"{options.patients} simulated patients in {root}")
 
 
 def _download(options: argparse.Namespace) -> None:
-    from lggseg.download import download
+    from lggseg.data.download import download
 
     print(f"The Kaggle tree is in {download(options.dest)}")
 
 
 def _split(options: argparse.Namespace) -> None:
-    from lggseg.data import load_cohort
-    from lggseg.splits import check_no_leakage, make_split, slice_sides, write_split
+    from lggseg.data.cohort import load_cohort
+    from lggseg.data.splits import check_no_leakage, make_split, slice_sides, write_split
 
     cohort = load_cohort(options.data)
     split = make_split(cohort, seed=options.seed)
@@ -62,8 +62,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def train_from_options(options: argparse.Namespace) -> Path:
     """Train as the options of :func:`add_train_options` say; returns the run folder."""
-    from lggseg import distributed
-    from lggseg.train import train
+    from lggseg.training import distributed
+    from lggseg.training.train import train
 
     config = configuration.from_options(options)
     cohort, split = _cohort_and_split(options)
@@ -78,7 +78,7 @@ def train_from_options(options: argparse.Namespace) -> Path:
 
 
 def _crossvalidate(options: argparse.Namespace) -> None:
-    from lggseg.train import crossvalidate
+    from lggseg.training.train import crossvalidate
 
     config = configuration.from_options(options)
     cohort, split = _cohort_and_split(options)
@@ -90,9 +90,9 @@ def _crossvalidate(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from lggseg.compare import compare, per_patient
-    from lggseg.models import NETWORKS
-    from lggseg.stats import compare_all
+    from lggseg.evaluation.statistics import compare_all
+    from lggseg.experiments.compare import compare, per_patient
+    from lggseg.models.networks import NETWORKS
 
     base = configuration.from_options(options)
     cohort, split = _cohort_and_split(options)
@@ -105,7 +105,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _tune(options: argparse.Namespace) -> None:
-    from lggseg.tune import best_config, helpers, tune
+    from lggseg.experiments.search import best_config, helpers, tune
 
     config = configuration.from_options(options)
     cohort, split = _cohort_and_split(options)
@@ -126,8 +126,8 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _cohort_and_split(options: argparse.Namespace) -> tuple[Cohort, pd.DataFrame]:
-    from lggseg.data import load_cohort
-    from lggseg.splits import make_split, read_split
+    from lggseg.data.cohort import load_cohort
+    from lggseg.data.splits import make_split, read_split
 
     cohort = load_cohort(options.data)
     split = read_split(options.split, cohort) if options.split else make_split(cohort, seed=0)
@@ -136,7 +136,7 @@ def _cohort_and_split(options: argparse.Namespace) -> tuple[Cohort, pd.DataFrame
 
 def _summary(cohort: Cohort, table: pd.DataFrame) -> dict[str, Any]:
     """Metrics per patient with their intervals, after what they were measured on."""
-    from lggseg.stats import summarise
+    from lggseg.evaluation.statistics import summarise
 
     facts = {"simulated": cohort.simulated, "data_fingerprint": cohort.fingerprint}
     return {**facts, **summarise(table)}
@@ -154,8 +154,8 @@ def _interval(summary: dict[str, float]) -> str:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from lggseg.nifti import is_nifti
-    from lggseg.predict import Segmenter, predict_folder, predict_nifti
+    from lggseg.data.nifti import is_nifti
+    from lggseg.inference.predict import Segmenter, predict_folder, predict_nifti
 
     segmenter, out = Segmenter.load(options.model, options.engine), options.out
     again = {"overwrite": options.overwrite}
@@ -176,30 +176,30 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from lggseg.bundle import export_bundle
+    from lggseg.inference.monai_bundle import export_bundle
 
     bundle = export_bundle(options.model, options.monai_bundle)
     print(f"MONAI bundle {bundle}; how to run it: {bundle / 'docs' / 'README.md'}")
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from lggseg.serve import serve
+    from lggseg.serving.endpoint import serve
 
     serve(options.model, options.host, options.port)
 
 
 def _view(options: argparse.Namespace) -> None:
-    from lggseg.view import view
+    from lggseg.serving.viewer.app import view
 
     view(options.model, options.data, options.host, options.port)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from lggseg.data import load_cohort
-    from lggseg.model_folder import amend_card
-    from lggseg.outputs import Outputs
-    from lggseg.predict import Segmenter, evaluate
-    from lggseg.splits import patients_of, read_split, split_fingerprint
+    from lggseg.data.cohort import load_cohort
+    from lggseg.data.splits import patients_of, read_split, split_fingerprint
+    from lggseg.inference.model_folder import amend_card
+    from lggseg.inference.outputs import Outputs
+    from lggseg.inference.predict import Segmenter, evaluate
 
     outputs = Outputs(options.out, overwrite=options.overwrite)
     outputs.check(["patients.csv", "summary.json"])
@@ -226,7 +226,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from lggseg.check import check
+    from lggseg.inference.check import check
 
     print("\n".join(check(options.path)))
 
@@ -239,9 +239,9 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _notebooks(options: argparse.Namespace) -> None:
+    from lggseg.data.kaggle import find_tree
+    from lggseg.data.simulation import cohort_root
     from lggseg.notebooks import run_notebooks, say_what_follows
-    from lggseg.phantom import cohort_root
-    from lggseg.tree import find_tree
 
     say_what_follows(options.folder, options.out, options.profile, not str(options.data))
     tree = find_tree(cohort_root(options.data)).resolve()

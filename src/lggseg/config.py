@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lggseg.paths import DataError, read_json, write_json
+from lggseg.utils.paths import DataError, read_json, write_json
 
 
 def _knob(
@@ -202,7 +202,8 @@ class Choice:
         return value in self.values
 
 
-# What a search varies: Optuna here (lggseg.tune), SageMaker's tuner there (sagemaker_ranges).
+# What a search varies: Optuna here (lggseg.experiments.search), SageMaker's tuner there
+# (sagemaker_ranges).
 SEARCH_SPACE: dict[str, Range | Choice] = {
     "learning_rate": Range(5e-4, 2e-2, log=True),
     "weight_decay": Range(1e-3, 1.0, log=True),

@@ -1,4 +1,4 @@
-"""Execute the notebook series with papermill."""
+"""Execute the notebook series with papermill; the small results files that notebooks write."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import papermill
 from tqdm import tqdm
 
-from lggseg.machine_speed import as_text, expected_seconds, seconds_per_step
-from lggseg.paths import new_folder, runs_root, writing
-from lggseg.progress import progress_bar
+from lggseg import __version__
+from lggseg.data.cohort import Cohort
+from lggseg.utils.machine_speed import as_text, expected_seconds, seconds_per_step
+from lggseg.utils.paths import new_folder, runs_root, write_json, writing
+from lggseg.utils.progress import progress_bar
 
 NOTEBOOKS = "[0-9]*.ipynb"
 
@@ -92,6 +94,8 @@ def execute(
 ) -> None:
     """Execute one notebook from the project's folder; see :func:`run_notebooks`. ``printed`` gets
     what it prints, as it prints it."""
+    import papermill
+
     declared = papermill.inspect_notebook(str(notebook))
     chosen = {name: value for name, value in parameters.items() if name in declared}
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -141,3 +145,22 @@ def _say_what_was_made(out: Path, seconds: dict[str, float]) -> None:
         path = out / f"{name}.ipynb"
         print(f"  {path}  {duration:6.1f} s  {path.stat().st_size / 2**20:.1f} MiB")
     print(f"Runs, with models, metrics per epoch and per patient: {runs_root()}")
+
+
+def runs_of(cohort: Cohort) -> Path:
+    """The folder of all runs on a cohort: ``runs/simulated`` or ``runs/real``."""
+    return runs_root() / cohort.label
+
+
+def save_results(cohort: Cohort, name: str, values: dict[str, Any]) -> Path:
+    """Write ``results/<name>.json`` into :func:`runs_of`; returns the file."""
+    facts = {
+        "cohort": cohort.label,
+        "patients": len(cohort.patients),
+        "data_fingerprint": cohort.fingerprint,
+        "lggseg": __version__,
+        "date": date.today().isoformat(),
+    }
+    path = runs_of(cohort) / "results" / f"{name}.json"
+    write_json({**facts, **values}, path)
+    return path

@@ -13,9 +13,9 @@ import urllib.request
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from lggseg.client import Endpoint, http_sender
 from lggseg.cloud.preflight import free_port
-from lggseg.predict import Segmenter
+from lggseg.inference.predict import Segmenter
+from lggseg.serving.client import Endpoint, http_sender
 
 if TYPE_CHECKING:
     from lggseg.cloud.account import Account

@@ -13,13 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lggseg.client import Endpoint
 from lggseg.cloud import preflight
 from lggseg.cloud.account import Account
 from lggseg.cloud.jobs import own_image
 from lggseg.cloud.storage import make_bucket, put
-from lggseg.formats import ATTRIBUTES_HEADER, JSON
-from lggseg.model_folder import FILES
+from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON
+from lggseg.inference.model_folder import FILES
+from lggseg.serving.client import Endpoint
 
 POLL_SECONDS, START_SECONDS = 5, 1800
 # How often an asynchronous endpoint's answer is looked for.
@@ -205,7 +205,7 @@ def forget(delete: Callable[..., object], **name: str) -> None:
 
 
 def _send(runtime: Any, name: str, url: str, body: bytes, headers: dict[str, str]) -> bytes:
-    """A transport (:mod:`lggseg.client`) by the runtime's client, with the same errors."""
+    """A transport (:mod:`lggseg.serving.client`) by the runtime's client, with the same errors."""
     from botocore.exceptions import ClientError
 
     try:

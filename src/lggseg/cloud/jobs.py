@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lggseg.cloud.account import PROJECT, Account
+from lggseg.cloud.container import TABLES
 from lggseg.cloud.cost import Plan
 from lggseg.config import Config
-from lggseg.container import TABLES
-from lggseg.model_folder import FILES
-from lggseg.paths import DataError, project_root, replace_file
-from lggseg.tracking import metric_definitions
+from lggseg.inference.model_folder import FILES
+from lggseg.training.loggers import metric_definitions
+from lggseg.utils.paths import DataError, project_root, replace_file
 
 if TYPE_CHECKING:
     from sagemaker.core.resources import TrainingJob
@@ -134,7 +134,7 @@ def _image(account: Account, plan: Plan, aws_image: bool) -> dict[str, Any]:
     source = SourceCode(
         source_dir=str(project_root() / "src"),
         requirements="requirements.txt",
-        command="python -m lggseg.container",
+        command="python -m lggseg.cloud.container",
     )
     return {"training_image": uri, "source_code": source}
 

@@ -21,13 +21,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
-
-from lggseg.client import Endpoint
 from lggseg.cloud import preflight
 from lggseg.cloud.account import PROJECT
 from lggseg.cloud.hosting import Clients, Hosted, create_endpoint, new_name, pack
 from lggseg.cloud.preflight import docker
+from lggseg.serving.client import Endpoint
 
 PREFIX, SERVE_IMAGE = "lggseg-local-", "lggseg:serve"
 # Docker Compose's own label of the folder that its file lies in, and the network of local mode.
@@ -123,6 +121,8 @@ def local_session(root: Path, port: int = 8080) -> Any:
 def remove_containers(root: Path) -> None:
     """Remove the containers that Docker Compose made from files below ``root``, and local mode's
     network where no other container needs it; a Docker Compose that still runs there is ended."""
+    import psutil
+
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if str(root) in " ".join(child.cmdline()):

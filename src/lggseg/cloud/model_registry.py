@@ -13,8 +13,8 @@ from lggseg.cloud.account import Account
 from lggseg.cloud.hosting import pack
 from lggseg.cloud.jobs import own_image
 from lggseg.cloud.storage import make_bucket, put
-from lggseg.formats import JSON, NPY, TIFF
-from lggseg.predict import Segmenter
+from lggseg.data.codecs import JSON, NPY, TIFF
+from lggseg.inference.predict import Segmenter
 
 # What the card says of a model, by which one of many versions is known.
 _FACTS = ("data_fingerprint", "split_fingerprint", "simulated", "epoch")

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from lggseg.cloud.account import PROJECT, Account
-from lggseg.data import Cohort
-from lggseg.packing import PACKED, pack, packed_name
-from lggseg.splits import split_fingerprint, write_split
+from lggseg.data.archive import PACKED, pack, packed_name
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import split_fingerprint, write_split
 
 _PRIVATE = dict.fromkeys(
     ["BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"], True

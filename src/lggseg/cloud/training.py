@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lggseg.cloud.container import TABLES
 from lggseg.cloud.cost import Plan
 from lggseg.cloud.endpoints import PLACES
 from lggseg.config import Config
-from lggseg.container import TABLES
-from lggseg.data import Cohort
-from lggseg.model_folder import FILES
-from lggseg.paths import DataError
-from lggseg.splits import write_split
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import write_split
+from lggseg.inference.model_folder import FILES
+from lggseg.utils.paths import DataError
 
 if TYPE_CHECKING:
     from lggseg.cloud.account import Account
@@ -33,8 +33,8 @@ def train(
     account: Account | None = None,
     plan: Plan | None = None,
 ) -> Path:
-    """Train as :func:`lggseg.train.train` does, and write the same run folder (outside of this
-    process without checkpoints), which may not exist yet; returns it.
+    """Train as :func:`lggseg.training.train.train` does, and write the same run folder (outside of
+    this process without checkpoints), which may not exist yet; returns it.
 
     where: ``here`` in this process; ``sagemaker-local`` in SageMaker's container in Docker on this
     machine (the image ``lggseg:train``); ``sagemaker`` on AWS, where account is by default what
@@ -49,7 +49,7 @@ def train(
     if where not in PLACES:
         raise ValueError(f"where={where!r}: expected one of {PLACES}")
     if where == "here":
-        from lggseg.train import train as train_here
+        from lggseg.training.train import train as train_here
 
         return train_here(config, cohort, split, run)
     if run.exists():

@@ -16,9 +16,9 @@ from lggseg.cloud.cost import Plan
 from lggseg.cloud.hosting import new_name, pack
 from lggseg.cloud.jobs import own_image
 from lggseg.cloud.storage import make_bucket, put
-from lggseg.formats import MAX_BYTES, NPY, TIFF, npy_bytes
-from lggseg.paths import replace_file
-from lggseg.predict import Segmenter
+from lggseg.data.codecs import MAX_BYTES, NPY, TIFF, npy_bytes
+from lggseg.inference.predict import Segmenter
+from lggseg.utils.paths import replace_file
 
 POLL_SECONDS = 15
 
@@ -38,7 +38,7 @@ def transform(
     for patient, volume in volumes.items():
         if volume.nbytes > MAX_BYTES:
             message = f"{patient}: found {volume.nbytes} bytes; expected up to {MAX_BYTES} a volume"
-            raise ValueError(f"{message}. Segment it by lggseg.client.segment, in parts.")
+            raise ValueError(f"{message}. Segment it by lggseg.serving.client.segment, in parts.")
     make_bucket(account)
     name = new_name(account.prefix)
     folder = f"runs/{account.run}/transform/{name}"

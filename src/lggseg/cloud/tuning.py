@@ -16,11 +16,12 @@ from lggseg.cloud.cost import Plan
 from lggseg.cloud.jobs import ENDED, input_data, model_trainer
 from lggseg.cloud.storage import upload
 from lggseg.config import SEARCH_SPACE, Config, sagemaker_ranges
-from lggseg.data import Cohort
-from lggseg.tracking import OBJECTIVE, metric_definitions
+from lggseg.data.cohort import Cohort
+from lggseg.training.loggers import OBJECTIVE, metric_definitions
 
 POLL_SECONDS = 30
-# What lggseg.tune calls the state of a trial; SageMaker stops a training that falls behind.
+# What lggseg.experiments.search calls the state of a trial; SageMaker stops a training that falls
+# behind.
 _STATES = {"Completed": "complete", "Stopped": "pruned"}
 
 
@@ -143,9 +144,10 @@ def wait_for_tuning(name: str, account: Account) -> None:
 
 
 def trials_table(name: str, account: Account, config: Config) -> pd.DataFrame:
-    """The trainings of a tuning job as :func:`lggseg.tune.trials_table` shows Optuna's trials: one
-    row per finished one: number, state, dice, epochs (unknown of a pruned one), seconds, then the
-    knobs. Raises ``RuntimeError`` with the reason when none has finished."""
+    """The trainings of a tuning job as :func:`lggseg.experiments.search.trials_table` shows
+    Optuna's trials: one row per finished one: number, state, dice, epochs (unknown of a pruned
+    one), seconds, then the knobs. Raises ``RuntimeError`` with the reason when none has
+    finished."""
     rows, failures = [], []
     for job in _trainings(name, account):
         metric = job.get("FinalHyperParameterTuningJobObjectiveMetric", {})

@@ -1,0 +1,56 @@
+"""What is in a cohort: what notebook 01 measures, and groups of its patients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from lggseg.data.cohort import Cohort, missing_sequences
+from lggseg.preprocessing.volume import CHANNELS, FLAIR
+
+
+def contrast_in_mask(cohort: Cohort, margin: int = 8) -> pd.DataFrame:
+    """Mean grey level in the mask minus that of the tissue around it, per patient and channel.
+
+    The surroundings are the pixels within ``margin`` pixels of the mask in the same slice. Index
+    patient, one column per name in ``CHANNELS``.
+    """
+    return pd.DataFrame(
+        {patient: _contrast(cohort, patient, margin) for patient in cohort.patients.index},
+        index=list(CHANNELS),
+    ).T.rename_axis("patient")
+
+
+def _contrast(cohort: Cohort, patient: str, margin: int) -> np.ndarray:
+    mask = cohort.mask(patient)
+    slices = mask.any(axis=(1, 2))
+    if not slices.any():
+        return np.full(len(CHANNELS), np.nan)
+    image, inside = cohort.image(patient)[slices], mask[slices]
+    disk = np.ones((1, 2 * margin + 1, 2 * margin + 1), dtype=bool)
+    around = ndimage.binary_dilation(inside, disk) & ~inside & (image[..., FLAIR] > 0)
+    return image[inside].mean(axis=0) - image[around].mean(axis=0)
+
+
+def tissue_level(cohort: Cohort) -> pd.Series:
+    """Median grey level of FLAIR over the pixels that are brighter than the volume's mean."""
+    levels = {}
+    for patient in cohort.patients.index:
+        flair = cohort.image(patient)[..., FLAIR]
+        levels[patient] = float(np.median(flair[flair > flair.mean()]))
+    return pd.Series(levels, name="FLAIR").rename_axis("patient")
+
+
+def groupings(cohort: Cohort) -> dict[str, pd.Series]:
+    """By name, the group of each patient (NaN where unknown): institution; tumour, thirds of the
+    cohort by volume; missing sequences; grade, where data.csv tells it."""
+    patients = cohort.patients
+    missing = missing_sequences(cohort).any(axis=1).map({False: "none", True: "some"})
+    ranks = patients["tumour_pixels"].rank(method="first")  # two alike would be no limit
+    thirds = pd.qcut(ranks, 3, labels=["small", "medium", "large"])
+    groups = {"institution": patients["institution"], "tumour": thirds}
+    groups["missing sequences"] = missing
+    if "neoplasm_histologic_grade" in patients:
+        groups["grade"] = patients["neoplasm_histologic_grade"].map({1: "II", 2: "III"})
+    return groups

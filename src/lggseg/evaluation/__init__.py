@@ -1,0 +1,1 @@
+"""How well a mask fits, intervals and tests over patients, the shape of a tumour."""

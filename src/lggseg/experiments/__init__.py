@@ -1,0 +1,1 @@
+"""Many trainings: hyperparameter search and the comparison of networks."""

@@ -1,0 +1,1 @@
+"""Volume in, mask out: the model folder, prediction, evaluation, export."""

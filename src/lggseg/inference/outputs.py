@@ -1,0 +1,184 @@
+"""What a command writes into a folder of the user's: it replaces what an earlier one wrote, where
+that is asked for, and never anything else. A list in the folder tells which is which."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
+
+from lggseg.utils.paths import (
+    DataError,
+    new_folder,
+    read_table,
+    replace_file,
+    table_bytes,
+    try_lock,
+    write_json,
+    writing,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LIST = ".written-by-lggseg.json"  # the SHA-256 of each file by its name
+TABLE = "predictions.csv"
+
+
+class Outputs:
+    """A folder to write files into. ``overwrite``: whether files that lggseg wrote there before,
+    and that nobody changed since, may be replaced."""
+
+    def __init__(self, folder: Path | str, *, overwrite: bool = False) -> None:
+        self.folder, self.overwrite = Path(folder), overwrite
+        self._own: set[str] = set()  # what this very call wrote
+
+    def check(self, names: Iterable[str]) -> None:
+        """See that files of these names can be written, before anything is. Raises
+        ``DataError``."""
+        names = list(names)
+        for name in names:
+            self._check(name)
+        alike = Counter(map(_folded, names))
+        if twice := [name for name in names if alike[_folded(name)] > 1]:
+            new_folder(self.folder)
+            if _ignores_case(self.folder):
+                found = f"{twice[0]} and {twice[1]} to write, which are one file there"
+                action = "Rename one of the two patients."
+                raise DataError(self.folder, found, "names that differ in more than case", action)
+
+    def check_added(self, name: str) -> None:
+        """See that a file is none yet, or one that lggseg wrote. Raises ``DataError``."""
+        self._check(name, added=True)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all. Raises ``DataError``."""
+        self._write(name, lambda: content, added=False)
+
+    def add(self, name: str, content: Callable[[], bytes]) -> None:
+        """Write what ``content`` makes of a file that lggseg wrote before, if there is one; no
+        other process writes into the folder meanwhile. Raises ``DataError``."""
+        self._write(name, content, added=True)
+
+    def _write(self, name: str, content: Callable[[], bytes], added: bool) -> None:
+        new_folder(self.folder)
+        with writing(self.folder / name):
+            lock = try_lock(self.folder / f"{LIST}.lock", seconds=-1)
+        try:
+            self._check(name, added)
+            made = content()
+            replace_file(self.folder / name, lambda beside: self._write_listed(beside, name, made))
+            self._own.add(name)
+        finally:
+            if lock:
+                lock.release()
+
+    def _write_listed(self, beside: Path, name: str, content: bytes) -> None:
+        beside.write_bytes(content)
+        # Listed first: a file that a killed process left without this would be a stranger's.
+        write_json({**self._listed(), name: _digest(content)}, self.folder / LIST)
+
+    def _check(self, name: str, added: bool = False) -> None:
+        path = self.folder / name
+        if not os.path.lexists(path) or (name in self._own and not added):
+            return
+        if not self._knows(name):
+            found = "a file that lggseg did not write, or that was changed since"
+            action = "Move it away, or choose another folder."
+            raise DataError(path, found, "none, since it would be lost", action)
+        if not (added or self.overwrite):
+            found, expected = "what an earlier command wrote", "none of that name"
+            raise DataError(path, found, expected, "Choose another folder, or add --overwrite.")
+
+    def _knows(self, name: str) -> bool:
+        """Whether lggseg wrote a file and nobody changed it since."""
+        path, listed = self.folder / name, self._listed().get(name)
+        return listed is not None and path.is_file() and listed == _digest(path.read_bytes())
+
+    def _listed(self) -> dict[str, str]:
+        try:
+            return dict(json.loads((self.folder / LIST).read_text()))
+        except (OSError, ValueError):  # none yet, or a broken one: then nothing is replaced
+            return {}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _folded(name: str) -> str:
+    return normalize("NFC", name).casefold()
+
+
+def _ignores_case(folder: Path) -> bool:
+    with tempfile.NamedTemporaryFile(prefix=".lggseg-", dir=folder) as file:
+        return Path(file.name).with_name(Path(file.name).name.swapcase()).exists()
+
+
+class Predictions:
+    """Masks in a folder, and the table ``predictions.csv`` with a row for each, to which further
+    calls with the same model add.
+
+    masks: the names of the masks to come; others: those of other files. Raises ``DataError`` where
+    one of them must not be written, and where the table holds masks of another model.
+    """
+
+    def __init__(
+        self, outputs: Outputs, model: str, masks: Iterable[str], others: Iterable[str] = ()
+    ) -> None:
+        self.outputs, self._model, self._masks = outputs, model, set(masks)
+        self._rows: list[dict[str, Any]] = []
+        self._due = 1.0
+        outputs.check([*sorted(self._masks), *others])
+        outputs.check_added(TABLE)
+        self._earlier()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The rows of this call."""
+        import pandas as pd
+
+        return pd.DataFrame(self._rows)
+
+    def add(self, patient: str, mask: str, content: bytes, facts: dict[str, Any]) -> None:
+        """Write a mask, and the table when a tenth more rows have come: after each mask, a long
+        table would take the time."""
+        self.outputs.write(mask, content)
+        self._rows.append({"patient": patient, "mask": mask, "model": self._model, **facts})
+        if len(self._rows) >= self._due:
+            self.save()
+            self._due = 1.1 * len(self._rows)
+
+    def save(self) -> None:
+        """Write the table, if there are rows."""
+        if self._rows:
+            self.outputs.add(TABLE, self._content)
+
+    def _content(self) -> bytes:
+        import pandas as pd
+
+        parts = [part for part in (self._earlier(), self.table) if len(part)]
+        return table_bytes(pd.concat(parts, ignore_index=True))
+
+    def _earlier(self) -> pd.DataFrame:
+        """The rows of the masks that this call does not write."""
+        import pandas as pd
+
+        path = self.outputs.folder / TABLE
+        if not path.exists():
+            return pd.DataFrame()
+        table = read_table(path)
+        kept = table[~table["mask"].isin(self._masks)]
+        if (kept["model"] != self._model).any():
+            action = "Choose another folder, so that no table mixes models."
+            raise DataError(path, "masks of another model", "those of this one", action)
+        return kept

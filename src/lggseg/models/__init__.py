@@ -1,0 +1,1 @@
+"""The networks and losses that a config can name."""

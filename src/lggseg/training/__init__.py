@@ -1,0 +1,1 @@
+"""Training a network: data on the device, steps, optimiser, run folder, logging."""

@@ -1,0 +1,2 @@
+"""What every step uses: errors, files that are whole or absent, paths, checksums, threads,
+progress."""
