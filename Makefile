@@ -55,7 +55,7 @@ test-all: $(BIN)/.aws check ## the same, and all tests that this machine has the
 
 test-docker: $(BIN)/.aws ## test the images and SageMaker's local mode in Docker, which it may start
 	container/with_engine.sh bash -c \
-	  'container/build_images.sh && LGGSEG_REQUIRE=docker $(BIN)/python -m pytest -s tests/test_docker.py'
+	  'container/build_images.sh && LGGSEG_REQUIRE=docker $(BIN)/python -m pytest -s tests/cloud/test_docker.py'
 
 report: $(BIN)/.base ## build the report and the pages of the executed notebooks, without the real data
 	$(BIN)/python -m report.build

@@ -115,7 +115,8 @@ def machine() -> Row:
 
 def tests(options: argparse.Namespace) -> Row:
     """What only a GPU can prove."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py", "-rA"]
+    file = "tests/training/test_gpu.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", file, "-rA"]
     done = subprocess.run(command, capture_output=True, text=True)
     (options.out / "tests.log").write_text(done.stdout + done.stderr)
     return {"status": done.returncode, "closing": done.stdout.strip().splitlines()[-1:]}

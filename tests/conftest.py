@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -10,65 +9,36 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
+from lggseg.data.cohort import Cohort, load_cohort
+from lggseg.utils import threads
+
+if TYPE_CHECKING:
+    from aws_shapes import Request
+
+    from lggseg.cloud.account import Account
+from aws_account import ENVIRONMENT, push_image
+from tools import need
+from trees import write_tree
+
 BYTECODE = Path(__file__).resolve().parents[1] / "build" / "bytecode"
+
+
 if sys.dont_write_bytecode:
     # Each child process of a test would compile torch, MONAI and pandas anew: 12 CPU seconds.
     sys.dont_write_bytecode, sys.pycache_prefix = False, str(BYTECODE)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(BYTECODE)
 
-import numpy as np
-import pandas as pd
-import pytest
-import tifffile
-
-from lggseg.data.cohort import Cohort, load_cohort
-from lggseg.utils import threads
 
 # Trainings are compared to the last bit, so none may take fewer threads than another.
 os.environ.setdefault("OMP_NUM_THREADS", str(threads.threads()))
-
-if TYPE_CHECKING:
-    from aws_shapes import Request
-
-    from lggseg.cloud.account import Account
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _throwaway_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["LGGSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
-def write_tree(root: Path, patients: int = 3, slices: int = 4, seed: int = 0) -> Path:
-    """A tree of head-like disks with a bright blob as tumour, in Kaggle's layout."""
-    rng = np.random.default_rng(seed)
-    names = [f"TCGA_{('CS', 'DU', 'HT')[i % 3]}_T{i:03d}_20000101" for i in range(patients)]
-    y, x = np.mgrid[:256, :256]
-    for name in names:
-        (root / name).mkdir(parents=True)
-        centre = rng.integers(90, 166, 2)
-        for number in range(1, slices + 1):
-            image = rng.integers(0, 12, (256, 256, 3), dtype=np.uint8)
-            image[(y - 128) ** 2 + (x - 128) ** 2 < 90**2] += 80
-            mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < 20**2
-            mask &= 1 < number < slices
-            image[mask, 1] += 90
-            tifffile.imwrite(root / name / f"{name}_{number}.tif", image, photometric="rgb")
-            pixels = mask.astype(np.uint8) * 255
-            tifffile.imwrite(root / name / f"{name}_{number}_mask.tif", pixels)
-    rows = {"Patient": [name.rsplit("_", 1)[0] for name in names], "gender": 1}
-    pd.DataFrame(rows).to_csv(root / "data.csv", index=False)
-    return root
-
-
-def need(tool: str, present: bool) -> None:
-    """Skip a test of a tool that is missing; fail it where LGGSEG_REQUIRE names the tool, as CI's
-    does."""
-    if present:
-        return
-    if tool in os.environ.get("LGGSEG_REQUIRE", "").split(","):
-        pytest.fail(f"{tool} is missing, and LGGSEG_REQUIRE names it")
-    pytest.skip(f"{tool} is missing")
 
 
 @pytest.fixture
@@ -116,14 +86,6 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]:
     assert [problem for request in requests for problem in request.problems] == []
 
 
-ENVIRONMENT = {
-    "AWS_REGION": "us-east-1",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-    "LGGSEG_ROLE": "arn:aws:iam::123456789012:role/lggseg",
-}
-
-
 @pytest.fixture
 def account(aws: list[Request]) -> Account:
     """That account, opened for the run ``test``."""
@@ -137,11 +99,3 @@ def pushed(account: Account) -> Account:
     """The account, with an image to serve in its registry."""
     push_image(account)
     return account
-
-
-def push_image(account: Account) -> None:
-    ecr = account.session.client("ecr")
-    ecr.create_repository(repositoryName="lggseg")
-    kind = "application/vnd.docker.distribution.manifest.v2+json"
-    manifest = {"schemaVersion": 2, "mediaType": kind, "config": {}, "layers": []}
-    ecr.put_image(repositoryName="lggseg", imageTag="serve", imageManifest=json.dumps(manifest))

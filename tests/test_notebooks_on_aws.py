@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 import pandas as pd
 import pytest
-from conftest import ENVIRONMENT, need, push_image
-from test_cleanup import keys, left
-from test_policy import NAMES, allowed
+from aws_account import ENVIRONMENT, NAMES, allowed, keys, left, push_image
+from tools import need
 
 from lggseg.cloud import registry
 from lggseg.cloud.account import Account, open_account
@@ -95,7 +94,7 @@ def series(
     startup = tmp_path / "ipython" / "profile_default" / "startup" / "record.py"
     startup.parent.mkdir(parents=True)
     file = str(tmp_path / "requests")
-    startup.write_text(STARTUP.format(tests=str(Path(__file__).parent), file=file))
+    startup.write_text(STARTUP.format(tests=str(Path(__file__).parent / "support"), file=file))
     environment = {
         **ENVIRONMENT,
         "AWS_ENDPOINT_URL": url,

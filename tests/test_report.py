@@ -12,8 +12,8 @@ from typing import Any
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from conftest import need
 from jinja2 import nodes
+from tools import need
 
 from lggseg.utils.paths import DataError
 from report import build, figures, snapshots

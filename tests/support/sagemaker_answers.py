@@ -1,0 +1,71 @@
+"""What SageMaker answers when a job is described."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from datetime import datetime, timedelta
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from lggseg.cloud.account import Account
+from lggseg.cloud.container import TABLES
+from lggseg.config import SEARCH_SPACE, Config
+from lggseg.data.codecs import mask_tiff
+from lggseg.inference.model_folder import FILES
+from lggseg.training.loggers import OBJECTIVE
+
+
+def archive(**files: str) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return stream.getvalue()
+
+
+# As the container writes them; anything else is not fetched.
+RESULTS = {
+    "model.tar.gz": archive(**{name: f"the {name}" for name in FILES}, other="x"),
+    "output.tar.gz": archive(**{f"data/{name}": f"the {name}" for name in TABLES}),
+}
+
+
+def answer(account: Account) -> None:
+    """Do what the container would: a mask beside each volume, of the volume's own value here."""
+
+    def serve(params: dict[str, Any], **_: object) -> None:
+        bucket = account.session.resource("s3").Bucket(account.bucket)
+        out = params["TransformOutput"]["S3OutputPath"].split("/", 3)[3]
+        source = params["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"].split("/", 3)[3]
+        for entry in bucket.objects.filter(Prefix=source):
+            volume = np.load(BytesIO(entry.get()["Body"].read()))
+            name = entry.key.rpartition("/")[2]
+            bucket.put_object(Key=f"{out}/{name}.out", Body=mask_tiff(volume[..., 0] == 2))
+
+    account.session.events.register("before-parameter-build.sagemaker.CreateTransformJob", serve)
+
+
+CONFIG = Config(epochs=10, fold=1)
+
+
+def training(status: str, dice: float | None = None, **knobs: str) -> dict[str, Any]:
+    """A summary as SageMaker gives it; the tuner wraps categories in quotes."""
+    start = datetime(2026, 11, 25)
+    tuned = {name: str(getattr(CONFIG, name)) for name in SEARCH_SPACE}
+    summary: dict[str, Any] = {
+        "TrainingJobName": "lggseg-test-1-001",
+        "TrainingJobStatus": status,
+        "TunedHyperParameters": {**tuned, "loss": '"dice_focal"', **knobs},
+        "TrainingStartTime": start,
+        "TrainingEndTime": start + timedelta(seconds=90),
+    }
+    if dice is not None:
+        summary["FinalHyperParameterTuningJobObjectiveMetric"] = {
+            "MetricName": OBJECTIVE, "Value": dice,
+        }  # fmt: skip
+    return summary
