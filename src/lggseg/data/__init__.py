@@ -1,2 +1,14 @@
-"""From files to patients: readers for untrusted bytes, the cohort and its cache, splits,
-simulation."""
+"""From files to patients: readers for untrusted bytes, the cohort, splits, simulation."""
+
+from lggseg.utils.lazy import lazy_names
+
+__all__, __getattr__ = lazy_names(
+    __name__,
+    {
+        "cohort": "Cohort cached_cohorts load_cohort missing_sequences read_volume subset",
+        "kaggle": "find_cohort",
+        "nifti": "read_nifti",
+        "simulation": "cohort_root make_cohort",
+        "splits": "check_no_leakage fold_sides make_split patients_of read_split write_split",
+    },
+)

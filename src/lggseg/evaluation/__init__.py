@@ -1,1 +1,17 @@
 """How well a mask fits, intervals and tests over patients, the shape of a tumour."""
+
+from lggseg.utils.lazy import lazy_names
+
+__all__, __getattr__ = lazy_names(
+    __name__,
+    {
+        "segmentation": """
+            METRICS dice entropy expected_calibration_error patient_metrics reliability
+            slice_dices
+        """,
+        "statistics": """
+            agreement associations bootstrap_interval compare_all compare_paired rank_shares
+            summarise
+        """,
+    },
+)

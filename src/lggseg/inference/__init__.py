@@ -1,1 +1,14 @@
 """Volume in, mask out: the model folder, prediction, evaluation, export."""
+
+from lggseg.utils.lazy import lazy_names
+
+__all__, __getattr__ = lazy_names(
+    __name__,
+    {
+        "model_folder": "amend_card read_card write_card",
+        "monai_bundle": "export_bundle",
+        "predict": """
+            Prediction Segmenter export_model inference_graph predict_folder predict_nifti
+        """,
+    },
+)

@@ -11,6 +11,6 @@ __all__, __getattr__ = lazy_names(
             features_by_group gain grouped latency leaderboard leak margins montage outlines
             position_map rank_stability reliability search_history search_paths search_slices
             shape_agreement sizes split_balance table uncertainty
-        """
+        """,
     },
 )

@@ -1,1 +1,13 @@
 """Training a network: data on the device, steps, optimiser, run folder, logging."""
+
+from lggseg.utils.lazy import lazy_names
+
+__all__, __getattr__ = lazy_names(
+    __name__,
+    {
+        "datamodule": "CohortDataModule DeviceCohort",
+        "module": "SegmentationModule",
+        "muon": "MuonAdamW",
+        "train": "choose_precision validation_dice",
+    },
+)
