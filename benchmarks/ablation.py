@@ -24,7 +24,7 @@ from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.splits import fold_sides, make_split
 from lggseg.evaluation.statistics import bootstrap_interval
 from lggseg.training.train import validation_dice
-from lggseg.utils.paths import write_json
+from lggseg.utils.files import write_json
 
 DEFAULT = "the default"
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ import tifffile
 
 from lggseg.cloud.registry import resolve
 from lggseg.data.simulation import make_cohort
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 if TYPE_CHECKING:
     from attacks import Tally

@@ -290,7 +290,7 @@ def machine() -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> None:
     """Compare, and write the results beside those of the other kind from the same machine."""
-    from lggseg.utils.paths import write_json
+    from lggseg.utils.files import write_json
 
     path, facts = options.out / "contention.json", machine()
     stored = json.loads(path.read_text()) if path.exists() else {}

@@ -382,7 +382,7 @@ def candidates(options: argparse.Namespace) -> Iterator[Row]:
 
 def collect(folder: Path, path: Path) -> None:
     """One results file of the stages' files, with a summary of what is told of them."""
-    from lggseg.utils.paths import write_json
+    from lggseg.utils.files import write_json
 
     stages = {name: json.loads((folder / f"{name}.json").read_text()) for name in STAGES
               if (folder / f"{name}.json").exists()}  # fmt: skip
@@ -445,7 +445,7 @@ STAGES: dict[str, Callable[[argparse.Namespace], Any]] = {
 
 def measure(options: argparse.Namespace) -> None:
     """Run the stages; each writes its file after every result."""
-    from lggseg.utils.paths import write_json
+    from lggseg.utils.files import write_json
 
     options.out.mkdir(parents=True, exist_ok=True)
     facts = machine()

@@ -40,7 +40,7 @@ from lggseg.data.simulation import make_cohort
 from lggseg.data.splits import make_split
 from lggseg.experiments import search
 from lggseg.training.train import train
-from lggseg.utils.paths import write_json
+from lggseg.utils.files import write_json
 
 # A fork copies one thread alone, so there must be no other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

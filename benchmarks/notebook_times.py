@@ -53,8 +53,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def write_tops(rows: list[dict[str, Any]]) -> None:
     """Write the measured times into the notebooks."""
+    from lggseg.utils.files import replace_file
     from lggseg.utils.machine_speed import notebook_time
-    from lggseg.utils.paths import replace_file
 
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         said = notebook_time(rows, path.stem)
@@ -64,8 +64,8 @@ def write_tops(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure and add the row to the file, or write the tops."""
+    from lggseg.utils.files import write_json
     from lggseg.utils.machine_speed import TIMES
-    from lggseg.utils.paths import write_json
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--avx2", action="store_true", help="hide AVX-512 from torch")

@@ -23,7 +23,7 @@ from lggseg.data.splits import folds_of, patients_of, read_split
 from lggseg.evaluation.segmentation import dice
 from lggseg.inference.predict import Segmenter, torch_engine
 from lggseg.preprocessing.volume import drop_small_parts
-from lggseg.utils.paths import write_json
+from lggseg.utils.files import write_json
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)

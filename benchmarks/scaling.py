@@ -39,7 +39,8 @@ from lggseg.data.cohort import Cohort, load_cohort, read_volume
 from lggseg.data.kaggle import patient_folders
 from lggseg.data.simulation import make_cohort
 from lggseg.preprocessing.volume import SIZE
-from lggseg.utils.paths import project_root, write_json
+from lggseg.utils.files import write_json
+from lggseg.utils.paths import project_root
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
 CORES = os.cpu_count() or 1

@@ -29,7 +29,7 @@ from throughput import machine
 
 from lggseg.data.codecs import JSON, NPY, npy_bytes
 from lggseg.data.cohort import load_cohort
-from lggseg.utils.paths import write_json
+from lggseg.utils.files import write_json
 
 HEADERS = {"Content-Type": NPY, "Accept": JSON}
 SAMPLES = 20

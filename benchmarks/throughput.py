@@ -204,7 +204,7 @@ def machine() -> dict[str, Any]:
 
 def compete(options: argparse.Namespace) -> None:
     """Measure every contestant with every setting, then the engines; write the results."""
-    from lggseg.utils.paths import write_json
+    from lggseg.utils.files import write_json
 
     tried: dict[str, list[dict[str, Any]]] = {}
     for name, settings in SETTINGS.items():

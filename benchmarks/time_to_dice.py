@@ -153,7 +153,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def compete(options: argparse.Namespace) -> None:
     """Run all rounds; write the results after every run."""
-    from lggseg.utils.paths import write_json
+    from lggseg.utils.files import write_json
 
     measured = json.loads((options.out / "throughput.json").read_text())
     settings, path = measured["settings"], options.out / "time_to_dice.json"

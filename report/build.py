@@ -30,7 +30,7 @@ import pandas as pd
 from mistune.toc import add_toc_hook
 
 from lggseg.evaluation.statistics import compare_all, compare_paired
-from lggseg.utils.paths import replace_file
+from lggseg.utils.files import replace_file
 from report import figures, snapshots
 
 HERE = Path(__file__).resolve().parent

@@ -28,7 +28,7 @@ from lggseg.data.simulation import make_cohort
 from lggseg.evaluation.segmentation import dice_from_counts
 from lggseg.inference.predict import Segmenter
 from lggseg.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY
-from lggseg.utils.paths import replace_file
+from lggseg.utils.files import replace_file
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "models" / "lgg-unet"

@@ -19,7 +19,8 @@ import pandas as pd
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.exploration import groupings
 from lggseg.evaluation.statistics import summarise
-from lggseg.utils.paths import DataError, read_table, write_json
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import read_table, write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -22,7 +22,8 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
-from lggseg.utils.paths import DataError, replace_file
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import replace_file
 
 HERE = Path(__file__).resolve().parent
 SNAPSHOTS = HERE / "notebooks"

@@ -17,7 +17,7 @@ from lggseg.data import download
 from lggseg.inference.predict import volume_paths
 from lggseg.serving import endpoint as serve
 from lggseg.serving.viewer import app
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 KNOBS = ["--profile", "smoke", "--epochs", "1", "--width", "4", "--precision", "32-true"]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lggseg import config as configuration
 from lggseg.config import Config
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 configs = st.builds(
     Config,

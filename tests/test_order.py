@@ -19,7 +19,8 @@ from lggseg.data.cohort import load_cohort
 from lggseg.data.splits import make_split, read_split, write_split
 from lggseg.evaluation.segmentation import dice
 from lggseg.inference.predict import Segmenter, evaluate, predict_folder
-from lggseg.utils.paths import DataError, read_table
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import read_table
 
 NAMES = ["p.1", "p.2", "NA", "=x"]
 SIZE = 256

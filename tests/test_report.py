@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 from jinja2 import nodes
 from tools import need
 
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 from report import build, figures, snapshots
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,8 +11,8 @@ import nbformat
 import pandas as pd
 import pytest
 
+from lggseg.data.kaggle import PATIENT
 from lggseg.data.simulation import CLINICAL, plan_cohort
-from lggseg.utils.paths import PATIENT
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sorted(

@@ -12,7 +12,7 @@ import pytest
 
 from lggseg import cli
 from lggseg.data.cohort import Cohort, load_cohort
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 from report import build
 
 resource = pytest.importorskip("resource")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lggseg import config as configuration
-from lggseg.utils.paths import (
-    LeftOut,
+from lggseg.utils.errors import LeftOut
+from lggseg.utils.files import (
     json_bytes,
     private_folder,
     read_json,

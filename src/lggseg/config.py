@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lggseg.utils.paths import DataError, read_json, write_json
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import read_json, write_json
 
 
 def _knob(

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from lggseg import __version__
 from lggseg.data.cohort import Cohort
+from lggseg.utils.files import new_folder, write_json, writing
 from lggseg.utils.machine_speed import as_text, expected_seconds, seconds_per_step
-from lggseg.utils.paths import new_folder, runs_root, write_json, writing
+from lggseg.utils.paths import runs_root
 from lggseg.utils.progress import progress_bar
 
 NOTEBOOKS = "[0-9]*.ipynb"

@@ -15,7 +15,7 @@ from lggseg.cloud.endpoints import deploy
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.inference.predict import Segmenter
 from lggseg.serving.client import Endpoint
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
 

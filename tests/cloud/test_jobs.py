@@ -15,7 +15,7 @@ from lggseg.cloud.cost import Plan
 from lggseg.cloud.storage import make_bucket
 from lggseg.config import Config
 from lggseg.inference.model_folder import FILES
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 if TYPE_CHECKING:
     from aws_shapes import Request

@@ -11,7 +11,7 @@ import pytest
 from lggseg.cloud import registry
 from lggseg.inference.model_folder import FILES
 from lggseg.inference.predict import Segmenter
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 if TYPE_CHECKING:
     from aws_shapes import Request

@@ -16,7 +16,7 @@ from lggseg.cloud.cost import Plan
 from lggseg.cloud.storage import put
 from lggseg.cloud.transform import transform
 from lggseg.data.codecs import npy_bytes
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 if TYPE_CHECKING:
     from aws_shapes import Request

@@ -9,7 +9,7 @@ import pytest
 
 from lggseg.data.archive import PACKED, pack, packed_name, unpack
 from lggseg.data.cohort import load_cohort
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 
 def test_a_cohort_survives_packing(tree: Path, tmp_path: Path) -> None:

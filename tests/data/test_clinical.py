@@ -9,7 +9,7 @@ import pytest
 
 from lggseg.data.clinical import read_clinical
 from lggseg.data.cohort import load_cohort
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 
 def read(root: Path, patients: list[str], table: str) -> pd.DataFrame:

@@ -16,7 +16,8 @@ from lggseg.data import cohort as data
 from lggseg.data.cohort import load_cohort, read_volume
 from lggseg.data.kaggle import patient_folders
 from lggseg.utils import paths
-from lggseg.utils.paths import DataError, cache_root
+from lggseg.utils.errors import DataError
+from lggseg.utils.paths import cache_root
 
 
 def first(tree: Path, number: int = 1, mask: bool = False) -> Path:

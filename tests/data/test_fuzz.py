@@ -12,7 +12,7 @@ import pytest
 from trees import write_tree
 
 from lggseg.data.cohort import Cohort, load_cohort
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 Spoil = Callable[[bytes, random.Random], bytes]
 

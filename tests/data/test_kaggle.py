@@ -13,7 +13,7 @@ from lggseg.data import kaggle as trees
 from lggseg.data.archive import PACKED, pack, unpack
 from lggseg.data.cohort import load_cohort
 from lggseg.data.kaggle import patient_folders
-from lggseg.utils.paths import DataError, LeftOut
+from lggseg.utils.errors import DataError, LeftOut
 
 
 def test_tree_is_found_one_and_two_levels_up(tree: Path) -> None:
@@ -177,7 +177,7 @@ def test_images_in_no_patients_folder_are_named(tree: Path) -> None:
     assert f"{tree / 'y'}: left out x_1.tif, x_1_mask.tif, x_2.tif and 5 more" in said
 
 
-@pytest.mark.filterwarnings("error::lggseg.utils.paths.LeftOut")
+@pytest.mark.filterwarnings("error::lggseg.utils.errors.LeftOut")
 def test_hidden_files_are_ignored_everywhere(tree: Path, tmp_path: Path) -> None:
     before = load_cohort(tree, progress=False).fingerprint
     for file in [*tree.rglob("*.tif"), tree / "data.csv"]:
@@ -205,7 +205,7 @@ def unreadable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees.os, "scandir", refuse)
 
 
-@pytest.mark.filterwarnings("error::lggseg.utils.paths.LeftOut")
+@pytest.mark.filterwarnings("error::lggseg.utils.errors.LeftOut")
 def test_an_unreadable_lost_and_found_is_ignored(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,8 @@ from lggseg.config import Config
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.splits import make_split, read_split, write_split
 from lggseg.inference.predict import Segmenter, predict_folder
-from lggseg.utils.paths import DataError, printable, read_table, usable_name
+from lggseg.utils.errors import DataError, printable, usable_name
+from lggseg.utils.files import read_table
 
 RIGHT = ["NA", "null", "nan", "None", "", "1.2.840.113619.1", "1.2.840.113619.2", "a.tif", "001"]
 RIGHT += [

@@ -20,7 +20,7 @@ from lggseg.data.nifti import is_nifti, read_nifti
 from lggseg.data.simulation import make_patient, plan_cohort
 from lggseg.evaluation.segmentation import patient_metrics
 from lggseg.inference.predict import Segmenter, predict_nifti
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
 

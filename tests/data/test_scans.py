@@ -19,7 +19,7 @@ from scan_files import head, saved
 from lggseg.data import nifti
 from lggseg.data.nifti import read_nifti
 from lggseg.serving.viewer.uploads import read_study
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 
 def upload(path: Path, name: str = "") -> np.ndarray:

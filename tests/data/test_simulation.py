@@ -18,7 +18,7 @@ from kills import group_lives
 from scipy import ndimage
 
 from lggseg.data import simulation
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 # The header of Kaggle's data.csv.
 COLUMNS = [

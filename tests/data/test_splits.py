@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lggseg.data import splits
 from lggseg.data.cohort import Cohort, load_cohort
-from lggseg.utils.paths import DataError, table_bytes
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import table_bytes
 
 
 def made_up(patients: int, seed: int = 0) -> SimpleNamespace:

@@ -20,7 +20,7 @@ from lggseg.data import cohort
 from lggseg.data.codecs import read_tiff
 from lggseg.data.cohort import read_volume
 from lggseg.data.tiff import BadTiff, read_pages
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 RNG = np.random.default_rng(0)
 VOLUME = np.cumsum(RNG.integers(0, 4, (5, 256, 256, 3)), axis=2).astype(np.uint8)

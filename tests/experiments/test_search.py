@@ -26,7 +26,7 @@ from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split
 from lggseg.experiments import search
 from lggseg.training.module import NonFiniteLoss
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 
 @pytest.fixture(scope="module")

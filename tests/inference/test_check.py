@@ -18,7 +18,7 @@ from lggseg.inference.check import check, check_pixels
 from lggseg.inference.model_folder import write_card
 from lggseg.inference.predict import export_model
 from lggseg.models import networks
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
 

@@ -23,7 +23,7 @@ from lggseg.inference.predict import Segmenter, export_model
 from lggseg.models.networks import build_network
 from lggseg.serving import endpoint
 from lggseg.serving.viewer import app
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
 CONFIG = replace(profile("smoke"), width=2)

@@ -21,7 +21,7 @@ from lggseg.inference.predict import Segmenter
 from lggseg.serving import endpoint as serve
 from lggseg.serving.server import Limits
 from lggseg.serving.viewer import app
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
 CHANNELS = Segmenter.load(MODEL).config.channels

@@ -37,7 +37,7 @@ from lggseg.preprocessing.monai_workflow import (
     whole_weights,
 )
 from lggseg.preprocessing.volume import drop_small_parts
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "lgg-unet"

@@ -21,7 +21,8 @@ from lggseg.data.kaggle import patient_folders
 from lggseg.inference import outputs
 from lggseg.inference.outputs import Outputs
 from lggseg.inference.predict import Segmenter, predict_folder, predict_nifti
-from lggseg.utils.paths import DataError, LeftOut, read_table
+from lggseg.utils.errors import DataError, LeftOut
+from lggseg.utils.files import read_table
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
 

@@ -23,7 +23,8 @@ from lggseg.data.splits import check_no_leakage, make_split, read_split, slice_s
 from lggseg.inference import outputs
 from lggseg.inference.predict import Segmenter, evaluate, predict_folder, predict_nifti
 from lggseg.serving.viewer import app
-from lggseg.utils.paths import DataError, LeftOut, read_table
+from lggseg.utils.errors import DataError, LeftOut
+from lggseg.utils.files import read_table
 
 
 def nothing(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from lggseg import cli
 from lggseg.data.cohort import load_cohort
 from lggseg.inference.predict import Segmenter
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, NPY, PNG, TIFF, Refused
+from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, NPY, PNG, TIFF
 from lggseg.serving.protocol import (
     ANSWERS,
     Question,
@@ -15,6 +15,7 @@ from lggseg.serving.protocol import (
     opaque_attributes,
     read_attributes,
 )
+from lggseg.utils.errors import Refused
 
 
 @pytest.mark.parametrize(

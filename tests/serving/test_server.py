@@ -26,7 +26,7 @@ SERVER = """
 import asyncio, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from fastapi import FastAPI, Request, Response
-from lggseg.data.codecs import Refused
+from lggseg.utils.errors import Refused
 import lggseg.serving.server as server
 from lggseg.serving.server import BoundedAnswers, Limits, Room, read_body, run
 server.IDLE_SECONDS, server.GRACE_SECONDS = {idle}, {grace}

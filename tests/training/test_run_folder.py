@@ -34,7 +34,8 @@ from lggseg.models import networks
 from lggseg.training import train
 from lggseg.training.module import NonFiniteLoss
 from lggseg.training.run_folder import has_begun
-from lggseg.utils.paths import DataError, write_json
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import write_json
 from lggseg.utils.stopping import Stopped
 
 KNOBS = ["--profile", "smoke", "--epochs", "2", "--width", "4", "--precision", "32-true"]

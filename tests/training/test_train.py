@@ -26,7 +26,8 @@ from lggseg.preprocessing import transforms
 from lggseg.training import module, train
 from lggseg.training.datamodule import Batch, DeviceCohort, TrainingRows
 from lggseg.training.step import Networks, TrainingStep, build_optimizer, runner
-from lggseg.utils.paths import DataError, try_lock
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import try_lock
 
 CPU = torch.device("cpu")
 

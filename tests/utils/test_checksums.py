@@ -11,7 +11,7 @@ import torch
 from checked_runs import a_checkpoint
 
 from lggseg.utils.checksums import check_archive, check_checkpoint, compare, file_checksum
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lggseg.config import Config, from_hyperparameters
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 from lggseg.utils.stopping import SIGNALS, Stopped
 from lggseg.utils.threads import threads_each
 

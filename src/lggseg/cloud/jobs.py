@@ -25,7 +25,9 @@ from lggseg.cloud.cost import Plan
 from lggseg.config import Config
 from lggseg.inference.model_folder import FILES
 from lggseg.training.loggers import metric_definitions
-from lggseg.utils.paths import DataError, project_root, replace_file
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import replace_file
+from lggseg.utils.paths import project_root
 
 if TYPE_CHECKING:
     from sagemaker.core.resources import TrainingJob

@@ -14,16 +14,16 @@ from pathlib import Path
 from lggseg.inference.model_folder import FILES
 from lggseg.inference.predict import Segmenter
 from lggseg.training import loggers
-from lggseg.utils.paths import (
-    DataError,
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import (
     locked,
     private_folder,
     read_json,
-    runs_root,
     working_folder,
     write_json,
     writing,
 )
+from lggseg.utils.paths import runs_root
 
 LATEST = "latest"
 _VERSION = re.compile(r"v[1-9][0-9]*")

@@ -15,7 +15,7 @@ from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import write_split
 from lggseg.inference.model_folder import FILES
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 if TYPE_CHECKING:
     from lggseg.cloud.account import Account

@@ -18,7 +18,7 @@ from lggseg.cloud.jobs import own_image
 from lggseg.cloud.storage import make_bucket, put
 from lggseg.data.codecs import MAX_BYTES, NPY, TIFF, npy_bytes
 from lggseg.inference.predict import Segmenter
-from lggseg.utils.paths import replace_file
+from lggseg.utils.files import replace_file
 
 POLL_SECONDS = 15
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from lggseg.data.clinical import CLINICAL
 from lggseg.data.cohort import Cohort
 from lggseg.data.kaggle import patient_files, patient_folders
-from lggseg.utils.paths import DataError, replace_file
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import replace_file
 
 PACKED = "cohort.tar.gz"
 _FACTS = (CLINICAL, "simulated.json")

@@ -10,7 +10,8 @@ from unicodedata import normalize
 
 import pandas as pd
 
-from lggseg.utils.paths import DataError, LeftOut, read_table
+from lggseg.utils.errors import DataError, LeftOut
+from lggseg.utils.files import read_table
 
 CLINICAL = "data.csv"
 _DATE = re.compile(r"_\d{8}$")

@@ -14,33 +14,29 @@ import tifffile
 
 from lggseg.data.tiff import BadTiff, read_pages
 from lggseg.preprocessing.volume import SIZE
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import Refused
 
 JSON, NPY, PNG, TIFF = "application/json", "application/x-npy", "image/png", "image/tiff"
+
+
 ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
+
+
 # What SageMaker lets through to a real-time endpoint and back.
 MAX_BYTES = 25_000_000
+
+
 # Of an npy file. A longer one is none of a plain array, and costs time to parse.
 LONGEST_HEADER = 1000
+
+
 _PAGE = SIZE * SIZE * 3
+
+
 _VOLUME = f"uint8 (slices, {SIZE}, {SIZE}, 3): pre-contrast, FLAIR, post-contrast"
+
+
 _MASK = f"uint8 (slices, {SIZE}, {SIZE}), 0 and 255"
-
-
-class Refused(DataError):
-    """A request that cannot be answered: ``status`` is HTTP's. ``name`` is that of the file in it
-    which is at fault, if the request has several."""
-
-    def __init__(
-        self, status: int, found: str, expected: str, action: str, name: str = "request"
-    ) -> None:
-        super().__init__(name, found, expected, action)
-        self.status = status
-        self._message = found, expected, action
-
-    def of(self, name: str) -> Refused:
-        """The same of the file ``name``."""
-        return Refused(self.status, *self._message, name)
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -27,15 +27,12 @@ import numpy as np
 import pandas as pd
 
 from lggseg.data.clinical import read_clinical
-from lggseg.data.kaggle import Files, find_cohort, named, patient_files, volume_name
+from lggseg.data.kaggle import PATIENT, Files, find_cohort, named, patient_files, volume_name
 from lggseg.data.tiff import BadTiff, read_pages
 from lggseg.preprocessing.volume import BLANK, CHANNELS, FLAIR, SIZE
 from lggseg.utils.checksums import file_checksum, values_checksum
-from lggseg.utils.paths import (
-    PATIENT,
-    DataError,
-    LeftOut,
-    cache_root,
+from lggseg.utils.errors import DataError, LeftOut
+from lggseg.utils.files import (
     new_folder,
     read_table,
     remove_abandoned,
@@ -43,6 +40,7 @@ from lggseg.utils.paths import (
     working_folder,
     writing,
 )
+from lggseg.utils.paths import cache_root
 from lggseg.utils.progress import progress_bar
 from lggseg.utils.threads import usable_cpus
 

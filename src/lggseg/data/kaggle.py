@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from unicodedata import normalize
 
-from lggseg.utils.paths import DataError, LeftOut, printable, usable_name
+from lggseg.utils.errors import DataError, LeftOut, printable, usable_name
 
 DEPTH = 3  # how many folders deep patients may lie
 _SLICE = re.compile(r"(?P<patient>.+)_(?P<number>[0-9]+)(?P<mask>_mask)?\.tiff?", re.I | re.S)
@@ -111,7 +111,7 @@ def volume_name(path: Path) -> str:
 
 
 def unusable(path: Path) -> DataError:
-    """Why a patient whose name is not :func:`lggseg.utils.paths.usable_name` is refused."""
+    """Why a patient whose name is not :func:`lggseg.utils.errors.usable_name` is refused."""
     found = "a name with control characters, or with bytes that are not UTF-8"
     return DataError(path, found, "a name that a table can hold", "Rename it.")
 
@@ -329,3 +329,6 @@ def ending(name: str) -> str:
 
 
 _GET = "Give the path to kaggle_3m; `make data` downloads it, `lggseg phantom DEST` simulates one."
+
+
+PATIENT = re.compile(r"TCGA_(?P<institution>\w\w)_\w{4}_\d{8}")

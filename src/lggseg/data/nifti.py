@@ -22,7 +22,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from lggseg.data.scans import CONVERT, EXPECTED, open_scan
 from lggseg.preprocessing.resampling import PIXEL, Grid, finite, slices_apart
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 SUFFIX = re.compile(r"\.((nii|mgh|hdr|img)(\.gz)?|mgz)$", re.IGNORECASE)
 _HALF = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)

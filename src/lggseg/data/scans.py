@@ -17,8 +17,8 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.fileholders import FileHolder
 from nibabel.freesurfer.mghformat import MGHHeader
 
-from lggseg.data.codecs import Refused
 from lggseg.data.signatures import is_gzip, kind_of
+from lggseg.utils.errors import Refused
 
 MOST_SKIPPED = 2**24  # bytes of header extensions
 MOST_AFTER = 2**20  # bytes after the voxels

@@ -26,7 +26,9 @@ import tifffile
 from scipy import ndimage
 
 from lggseg.preprocessing.volume import SIZE
-from lggseg.utils.paths import DataError, project_root, working_folder, writing
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import working_folder, writing
+from lggseg.utils.paths import project_root
 from lggseg.utils.progress import progress_bar
 from lggseg.utils.threads import usable_cpus
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from lggseg.data.cohort import Cohort
-from lggseg.utils.paths import DataError, private_folder, read_table, write_table
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import private_folder, read_table, write_table
 
 COLUMNS = ["patient", "institution", "tumour_pixels", "role", "fold"]
 ROLES = ("train", "validation", "test")

@@ -18,7 +18,8 @@ from lggseg.inference.predict import Prediction, Segmenter, evaluate
 from lggseg.models import networks
 from lggseg.preprocessing.volume import SIZE
 from lggseg.training.train import check_folds, score_folds
-from lggseg.utils.paths import DataError, read_table, write_table
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import read_table, write_table
 
 
 def compare(

@@ -33,7 +33,8 @@ from lggseg.data.splits import fold_sides, split_fingerprint
 from lggseg.training.checks import check_start
 from lggseg.training.module import NonFiniteLoss
 from lggseg.training.train import choose_precision, validation_dice
-from lggseg.utils.paths import DataError, locked, private_folder, write_table
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import locked, private_folder, write_table
 from lggseg.utils.progress import progress_bar
 from lggseg.utils.stopping import SIGNALS, Stopped
 from lggseg.utils.threads import threads_each

@@ -18,7 +18,8 @@ from lggseg.inference.model_folder import FILES, has_checksums
 from lggseg.inference.predict import Segmenter
 from lggseg.preprocessing.volume import SIZE
 from lggseg.utils.checksums import check_checkpoint
-from lggseg.utils.paths import DataError, read_table
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import read_table
 
 # By which the probabilities of the two engines may differ.
 TOLERANCE = 1e-3

@@ -17,7 +17,8 @@ import numpy as np
 from lggseg.config import Config
 from lggseg.preprocessing.volume import SIZE
 from lggseg.utils.checksums import compare, file_checksum, values_checksum
-from lggseg.utils.paths import DataError, write_json
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import write_json
 
 # Takes image, air and contrast, gives the probability (see
 # lggseg.inference.predict.inference_graph).

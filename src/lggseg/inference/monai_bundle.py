@@ -23,7 +23,8 @@ from lggseg.config import Config
 from lggseg.inference.predict import BATCH, Segmenter
 from lggseg.models.networks import network_body
 from lggseg.preprocessing.volume import CHANNELS, SIZE
-from lggseg.utils.paths import DataError, working_folder, write_json, writing
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import working_folder, write_json, writing
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"

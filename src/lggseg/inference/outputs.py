@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
-from lggseg.utils.paths import (
-    DataError,
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import (
     new_folder,
     read_table,
     replace_file,

@@ -50,7 +50,8 @@ from lggseg.preprocessing.volume import (
     drop_small_parts,
     stack_channels,
 )
-from lggseg.utils.paths import CONVERT, DataError, new_folder, replace_file, usable_name
+from lggseg.utils.errors import CONVERT, DataError, usable_name
+from lggseg.utils.files import new_folder, replace_file
 from lggseg.utils.progress import progress_bar
 from lggseg.utils.threads import threads
 

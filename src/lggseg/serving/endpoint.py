@@ -36,7 +36,6 @@ from lggseg.data.codecs import (
     NPY,
     PNG,
     TIFF,
-    Refused,
     mask_tiff,
     npy_bytes,
     read_npy,
@@ -55,7 +54,7 @@ from lggseg.serving.server import (
     read_body,
     run,
 )
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError, Refused
 
 _PARTS = "Send parts of the volume, as lggseg.serving.client.segment does."
 _READERS = {TIFF: read_tiff, NPY: read_npy}

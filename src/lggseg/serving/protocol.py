@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 
-from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, NPY, PNG, TIFF, Refused
+from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, NPY, PNG, TIFF
+from lggseg.utils.errors import Refused
 
 Attributes = dict[str, list[float]]
 

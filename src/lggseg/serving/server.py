@@ -27,7 +27,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from lggseg.data.codecs import MAX_BYTES, Refused
+from lggseg.data.codecs import MAX_BYTES
+from lggseg.utils.errors import Refused
 
 IDLE_SECONDS = 10  # of a connection without a whole request head, and of a body without a byte
 LEAST_RATE = 16_000  # bytes per second of a body, after IDLE_SECONDS

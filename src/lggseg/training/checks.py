@@ -12,7 +12,7 @@ from lggseg.data.cohort import Cohort
 from lggseg.data.splits import MAKE, check_no_leakage, check_patients, patients_of, slice_sides
 from lggseg.models import networks
 from lggseg.training import loggers
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 
 def check_start(

@@ -18,7 +18,8 @@ from lggseg.data.cohort import Cohort
 from lggseg.evaluation.statistics import examples
 from lggseg.inference.predict import Segmenter
 from lggseg.preprocessing.volume import FLAIR
-from lggseg.utils.paths import private_folder, read_table, runs_root
+from lggseg.utils.files import private_folder, read_table
+from lggseg.utils.paths import runs_root
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger

@@ -24,7 +24,7 @@ from lggseg.training.step import (
     runner,
 )
 from lggseg.utils import threads
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 # Looking at the loss makes the host wait for a GPU, so it looks at several steps at once.
 STEPS_BETWEEN_CHECKS = 16

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -19,14 +22,13 @@ from lggseg.data.splits import read_split, split_fingerprint, write_split
 from lggseg.inference.model_folder import FILES
 from lggseg.training import distributed
 from lggseg.utils.checksums import check_checkpoint
-from lggseg.utils.paths import (
-    DataError,
-    lock_run,
-    private_folder,
-    read_json,
-    read_table,
-    write_json,
-)
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import private_folder, read_json, read_table, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from filelock import BaseFileLock
+from lggseg.utils.files import try_lock, writing
 
 # What a start writes before the first checkpoint, in this order.
 STARTED = ("config.json", "data.json", "split.csv", "metrics.csv")
@@ -155,3 +157,25 @@ def _same_data(run: Path, cohort: Cohort) -> None:
         found = f"that {cohort.root} has other pixels, masks or patients"
         expected = "the data with which the run was started"
         raise DataError(path or run / "data.json", found, expected, _ALIKE)
+
+
+def lock_run(run: Path) -> BaseFileLock:
+    """A lock on a run folder; raises ``DataError`` while another process trains in it."""
+    with writing(run):
+        lock = try_lock(run / ".lock")
+    if lock is None:
+        action = "Wait until it has ended, or choose another --run."
+        raise DataError(run, "another process that trains in it", "no other", action)
+    return lock
+
+
+def fresh_folder(path: Path) -> Path:
+    """``path``, free for a new run: an earlier one is kept under its time. Raises ``DataError``
+    while another process trains in it."""
+    if path.exists():
+        stamp = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
+        lock_run(path).release()
+        names = chain([""], (f"-{number}" for number in count(2)))
+        places = (path.with_name(f"{path.name}-{stamp}{name}") for name in names)
+        path.rename(next(place for place in places if not place.exists()))
+    return path

@@ -48,7 +48,7 @@ from lggseg.training.run_folder import (
     last_checkpoint,
 )
 from lggseg.utils import threads
-from lggseg.utils.paths import read_table, replace_file, write_table
+from lggseg.utils.files import read_table, replace_file, write_table
 from lggseg.utils.progress import progress_bar
 from lggseg.utils.stopping import SIGNALS, Stopped
 

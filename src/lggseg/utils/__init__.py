@@ -5,7 +5,9 @@ from lggseg.utils.lazy import lazy_names
 __all__, __getattr__ = lazy_names(
     __name__,
     {
-        "paths": "DataError LeftOut read_json read_table runs_root write_json write_table",
+        "errors": "DataError LeftOut",
+        "files": "read_json read_table write_json write_table",
+        "paths": "runs_root",
         "progress": "progress_bar",
     },
 )

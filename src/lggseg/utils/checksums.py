@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError
 
 
 def file_checksum(path: Path) -> str:

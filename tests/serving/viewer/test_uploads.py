@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from lggseg.data.codecs import Refused, mask_tiff
+from lggseg.data.codecs import mask_tiff
 from lggseg.data.cohort import read_volume
 from lggseg.data.kaggle import patient_folders
 from lggseg.data.nifti import read_nifti
 from lggseg.serving.viewer.uploads import MOST_VOXELS, Study, read_study
-from lggseg.utils.paths import DataError
+from lggseg.utils.errors import DataError, Refused
 
 MOST = 30
 Files = dict[str, bytes]

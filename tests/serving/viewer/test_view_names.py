@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nibabel.nifti1 import Nifti1Extension
 
-from lggseg.data.codecs import Refused
 from lggseg.data.kaggle import patient_folders
 from lggseg.serving.server import Limits
 from lggseg.serving.viewer import app as view
+from lggseg.utils.errors import Refused
 
 MODEL = Path(__file__).resolve().parents[3] / "models" / "lgg-unet"
 LIMITS = Limits(bytes=12_000_000, slices=64, seconds=10, predictions=2)

@@ -32,7 +32,7 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from lggseg.data.codecs import TIFF, Refused, mask_tiff
+from lggseg.data.codecs import TIFF, mask_tiff
 from lggseg.data.kaggle import volume_name
 from lggseg.data.nifti import Scan, slices_image
 from lggseg.evaluation.segmentation import dice
@@ -50,7 +50,7 @@ from lggseg.serving.server import (
     run,
 )
 from lggseg.serving.viewer.uploads import Study, read_study
-from lggseg.utils.paths import DataError, printable
+from lggseg.utils.errors import DataError, Refused, printable
 
 PAGE = Path(__file__).with_name("static")
 LIMITS = Limits(bytes=200_000_000, slices=320, seconds=60, predictions=2, requests=32)
@@ -120,9 +120,7 @@ class Cases:
         return name
 
     def _read_patient(self, name: str) -> Case:
-        from lggseg.data.cohort import (
-            read_volume,  # brings pandas, which the page does not wait for
-        )
+        from lggseg.data.cohort import read_volume
 
         path = self.patients[name]
         volume, truth = read_volume(path)

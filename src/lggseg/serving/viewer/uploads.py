@@ -16,11 +16,11 @@ from io import BytesIO
 import nibabel as nib
 import numpy as np
 
-from lggseg.data.codecs import Refused, read_mask_tiff, read_tiff
+from lggseg.data.codecs import read_mask_tiff, read_tiff
 from lggseg.data.nifti import Scan, check_header, is_nifti, slices_of, volume_of
 from lggseg.data.scans import open_scan
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
-from lggseg.utils.paths import CONVERT
+from lggseg.utils.errors import CONVERT, Refused
 
 MOST_VOXELS = 2**25  # of a NIfTI file: 320 × 320 × 327, or 512 × 512 × 128
 LONGEST_LIST = 200_000  # bytes of the line of JSON

@@ -1,0 +1,64 @@
+"""Errors and warnings that say what was found, what was expected and what to do; their texts."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+# Unicode's categories that neither a table nor a message can hold: control characters, halves of
+# pairs (which stand for bytes that are not UTF-8), and ends of lines and paragraphs.
+_UNUSABLE = ("Cc", "Cs", "Zl", "Zp")
+
+
+class DataError(ValueError):
+    """Bad input. Says which file, what was found, what was expected and what to do."""
+
+    def __init__(self, path: Path | str, found: str, expected: str, action: str) -> None:
+        facts = f"found {found}; expected {expected}. {action}".split("\n")
+        super().__init__(f"{printable(path)}: " + "\n".join(map(printable, facts)))
+
+
+class LeftOut(UserWarning):
+    """Something of the user's that a command does without: one sentence that names it."""
+
+
+def usable_name(name: str) -> bool:
+    """Whether a name can stand in a table and in a message as it is."""
+    return not any(unicodedata.category(letter) in _UNUSABLE for letter in name)
+
+
+def printable(text: Path | str) -> str:
+    """A text with its control characters, and its bytes that are not UTF-8, as escapes.
+
+    >>> printable("line\\nbreak")
+    'line\\\\nbreak'
+    """
+    return "".join(letter if usable_name(letter) else _escape(letter) for letter in str(text))
+
+
+def _escape(letter: str) -> str:
+    byte = ord(letter) - 0xDC00  # how Python holds a byte of a file name that is not UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else ascii(letter)[1:-1]
+
+
+# For scans that are neither TIFF nor NIfTI.
+CONVERT = (
+    "DICOM becomes NIfTI by dcm2niix, other scans (NRRD, MINC, MetaImage) by 3D Slicer; pictures "
+    "(PNG, JPEG) must be saved as TIFF."
+)
+
+
+class Refused(DataError):
+    """A request that cannot be answered: ``status`` is HTTP's. ``name`` is that of the file in it
+    which is at fault, if the request has several."""
+
+    def __init__(
+        self, status: int, found: str, expected: str, action: str, name: str = "request"
+    ) -> None:
+        super().__init__(name, found, expected, action)
+        self.status = status
+        self._message = found, expected, action
+
+    def of(self, name: str) -> Refused:
+        """The same of the file ``name``."""
+        return Refused(self.status, *self._message, name)
