@@ -35,9 +35,10 @@ import tifffile
 from scipy.stats import linregress
 
 from lggseg.cloud.cost import Plan, estimate_cost, prices
-from lggseg.data.cohort import Cohort, load_cohort, read_volume
+from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.kaggle import patient_folders
 from lggseg.data.simulation import make_cohort
+from lggseg.data.slices import read_volume
 from lggseg.preprocessing.volume import SIZE
 from lggseg.utils.files import write_json
 from lggseg.utils.paths import project_root

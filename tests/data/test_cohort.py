@@ -12,10 +12,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from lggseg.data import cohort as data
-from lggseg.data.cohort import load_cohort, read_volume
+from lggseg.data import cache as caches
+from lggseg.data import slices
+from lggseg.data.cohort import Cohort, load_cohort, missing_sequences
 from lggseg.data.kaggle import patient_folders
-from lggseg.utils import paths
+from lggseg.data.slices import read_volume
+from lggseg.utils import files
 from lggseg.utils.errors import DataError
 from lggseg.utils.paths import cache_root
 
@@ -66,7 +68,7 @@ def test_slices_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 def test_rows_follow_each_other_in_the_order_of_the_patients() -> None:
     patients = pd.DataFrame({"slices": [3, 1, 2]}, index=["a", "b", "c"])
     nothing = np.zeros((6, 1))
-    made = data.Cohort(Path("x"), nothing, nothing, pd.DataFrame(), patients, "", True)
+    made = Cohort(Path("x"), nothing, nothing, pd.DataFrame(), patients, "", True)
     assert [made.rows(name) for name in "abc"] == [slice(0, 3), slice(3, 4), slice(4, 6)]
     with pytest.raises(KeyError, match="d"):
         made.rows("d")
@@ -76,7 +78,7 @@ def test_more_slices_than_wait_at_once_keep_their_order(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = load_cohort(tree, progress=False)
-    monkeypatch.setattr(data, "_BLOCK", 5)
+    monkeypatch.setattr(caches, "_BLOCK", 5)
     monkeypatch.setenv("LGGSEG_CACHE", str(tree.parent / "cache"))
     in_blocks = load_cohort(tree, progress=False)
     assert np.array_equal(in_blocks.images, at_once.images)
@@ -85,7 +87,7 @@ def test_more_slices_than_wait_at_once_keep_their_order(
 
 def test_second_start_reads_the_cache_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load_cohort(tree, progress=False)
-    monkeypatch.setattr(data, "_read_tiff", lambda path: pytest.fail("read a slice again"))
+    monkeypatch.setattr(slices, "_read_tiff", lambda path: pytest.fail("read a slice again"))
     after = load_cohort(tree, progress=False)
     assert np.array_equal(before.images, after.images)
     assert before.fingerprint == after.fingerprint
@@ -134,15 +136,15 @@ def test_the_cache_of_another_process_that_was_first_stays(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LGGSEG_CACHE", str(tmp_path / "cache"))
-    write, first_one = data._write_cache, []
+    write, first_one = caches._write_cache, []
 
     def write_twice(*arguments: Any) -> None:
-        monkeypatch.setattr(data, "_write_cache", write)
+        monkeypatch.setattr(caches, "_write_cache", write)
         first_one.append(load_cohort(tree, progress=False))  # the other process
         first_one.append(newest(cache_root().glob("*/pixels.npy")).stat().st_ino)
         write(*arguments)
 
-    monkeypatch.setattr(data, "_write_cache", write_twice)
+    monkeypatch.setattr(caches, "_write_cache", write_twice)
     second = load_cohort(tree, progress=False)
     first, file = first_one
     assert newest(cache_root().glob("*/pixels.npy")).stat().st_ino == file
@@ -157,7 +159,7 @@ def test_an_old_cache_is_renamed_before_it_is_deleted(
     load_cohort(tree, progress=False)
     old = newest(cache_root().glob("*/pixels.npy")).parent
     tifffile.imwrite(first(tree), np.zeros((256, 256, 3), np.uint8), photometric="rgb")
-    monkeypatch.setattr(paths.shutil, "rmtree", lambda *_, **__: None)  # killed before this
+    monkeypatch.setattr(files.shutil, "rmtree", lambda *_, **__: None)  # killed before this
     load_cohort(tree, progress=False)
     assert not old.exists()
 
@@ -183,7 +185,7 @@ def test_a_full_disk_says_how_to_move_the_cache(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tree)._replace(free=1000)
-    monkeypatch.setattr(data.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(caches.shutil, "disk_usage", lambda path: usage)
     assert "LGGSEG_CACHE" in load_error(tree)
 
 
@@ -292,7 +294,7 @@ def test_wrong_mask_size(tree: Path) -> None:
 def test_only_cohorts_count_as_cached(tree: Path) -> None:
     load_cohort(tree, progress=False)
     (cache_root() / "photos").mkdir()
-    found = data.cached_cohorts()
+    found = caches.cached_cohorts()
     assert found and all((folder / "pixels.npy").is_file() for folder in found)
 
 
@@ -333,7 +335,7 @@ def test_missing_sequences_are_found_by_pixels(tree: Path) -> None:
         image = tifffile.imread(first(tree, number))
         image[..., 2] = image[..., 1]
         tifffile.imwrite(first(tree, number), image, photometric="rgb")
-    missing = data.missing_sequences(load_cohort(tree, progress=False))
+    missing = missing_sequences(load_cohort(tree, progress=False))
     assert missing["post-contrast"].tolist() == [True, False, False]
     assert not missing["pre-contrast"].any()
 

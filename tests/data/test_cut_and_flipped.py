@@ -22,9 +22,11 @@ from hypothesis import strategies as st
 from scan_files import head
 
 from lggseg.data.archive import PACKED, pack, unpack
+from lggseg.data.cache import cached_cohorts
 from lggseg.data.codecs import npy_bytes, read_npy
-from lggseg.data.cohort import cached_cohorts, load_cohort, read_volume
+from lggseg.data.cohort import load_cohort
 from lggseg.data.nifti import read_nifti
+from lggseg.data.slices import read_volume
 from lggseg.inference.check import check_pixels
 from lggseg.inference.model_folder import read_card, write_card
 from lggseg.inference.predict import export_model

@@ -12,7 +12,8 @@ from scan_files import head, saved
 from trees import write_tree
 
 from lggseg import cli
-from lggseg.data.cohort import cached_cohorts, load_cohort
+from lggseg.data.cache import cached_cohorts
+from lggseg.data.cohort import load_cohort
 from lggseg.data.splits import make_split, write_split
 from lggseg.inference.check import check, check_pixels
 from lggseg.inference.model_folder import write_card

@@ -34,8 +34,8 @@ from lggseg.data.codecs import (
     npy_bytes,
     read_tiff,
 )
-from lggseg.data.cohort import read_volume
 from lggseg.data.kaggle import patient_folders
+from lggseg.data.slices import read_volume
 from lggseg.inference.predict import Prediction, Segmenter
 from lggseg.preprocessing.volume import channel_statistics
 from lggseg.serving.client import PART, http_sender, segment

@@ -5,10 +5,12 @@ from lggseg.utils.lazy import lazy_names
 __all__, __getattr__ = lazy_names(
     __name__,
     {
-        "cohort": "Cohort cached_cohorts load_cohort missing_sequences read_volume subset",
+        "cache": "cached_cohorts",
+        "cohort": "Cohort load_cohort missing_sequences subset",
         "kaggle": "find_cohort",
         "nifti": "read_nifti",
         "simulation": "cohort_root make_cohort",
+        "slices": "read_volume",
         "splits": "check_no_leakage fold_sides make_split patients_of read_split write_split",
     },
 )

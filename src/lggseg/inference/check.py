@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from lggseg.config import Config
-from lggseg.data.cohort import Cohort, fingerprint_of, load_cohort, read_volume, slice_facts
+from lggseg.data.cache import fingerprint_of, slice_facts
+from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.nifti import is_nifti, read_nifti
+from lggseg.data.slices import read_volume
 from lggseg.data.splits import read_split
 from lggseg.inference.model_folder import FILES, has_checksums
 from lggseg.inference.predict import Segmenter

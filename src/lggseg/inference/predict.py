@@ -212,7 +212,7 @@ def predict_folder(
     Raises ``DataError`` before anything is written where a file is in the way, and at the end where
     a patient cannot be read, which stops no other.
     """
-    from lggseg.data.cohort import read_volume
+    from lggseg.data.slices import read_volume
 
     found = find_volumes(data)
     found.warn(of_refused=False)  # which are raised at the end

@@ -30,10 +30,10 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from tools import need
 
 from lggseg.data.codecs import TIFF
-from lggseg.data.cohort import read_volume
 from lggseg.data.kaggle import patient_folders
 from lggseg.data.nifti import read_nifti
 from lggseg.data.simulation import make_cohort
+from lggseg.data.slices import read_volume
 from lggseg.evaluation.segmentation import dice_from_counts
 from lggseg.inference.predict import Prediction, Segmenter
 from lggseg.serving.server import Limits

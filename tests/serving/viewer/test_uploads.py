@@ -16,9 +16,9 @@ import pytest
 import tifffile
 
 from lggseg.data.codecs import mask_tiff
-from lggseg.data.cohort import read_volume
 from lggseg.data.kaggle import patient_folders
 from lggseg.data.nifti import read_nifti
+from lggseg.data.slices import read_volume
 from lggseg.serving.viewer.uploads import MOST_VOXELS, Study, read_study
 from lggseg.utils.errors import DataError, Refused
 

@@ -120,7 +120,7 @@ class Cases:
         return name
 
     def _read_patient(self, name: str) -> Case:
-        from lggseg.data.cohort import read_volume
+        from lggseg.data.slices import read_volume
 
         path = self.patients[name]
         volume, truth = read_volume(path)
