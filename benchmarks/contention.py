@@ -110,7 +110,7 @@ class Inference:
     def __init__(self, model: str, engine: str, default: bool) -> None:
         import numpy as np
 
-        from lggseg.inference.predict import Segmenter
+        from lggseg.inference.segmenter import Segmenter
         from lggseg.preprocessing.volume import channel_statistics
 
         self.segmenter = Segmenter.load(model, engine)

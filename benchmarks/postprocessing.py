@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.splits import folds_of, patients_of, read_split
 from lggseg.evaluation.segmentation import dice
-from lggseg.inference.predict import Segmenter, torch_engine
+from lggseg.inference.engines import torch_engine
+from lggseg.inference.segmenter import Segmenter
 from lggseg.preprocessing.volume import drop_small_parts
 from lggseg.utils.files import write_json
 

@@ -239,7 +239,8 @@ def _clock(base: type) -> Any:
 
 def predict(place: str) -> dict[str, Any]:
     """``lggseg predict``: slices read, masks and a table written."""
-    from lggseg.inference.predict import Segmenter, predict_folder
+    from lggseg.inference.predict import predict_folder
+    from lggseg.inference.segmenter import Segmenter
 
     segmenter = Segmenter.load(MODEL)
     segmenter.predict(np.zeros((SLICES, SIZE, SIZE, 3), np.uint8))
@@ -252,15 +253,16 @@ def predict(place: str) -> dict[str, Any]:
 def evaluate(place: str) -> dict[str, Any]:
     """All metrics of each patient, and their summary with intervals."""
     from lggseg.evaluation import segmentation, statistics
-    from lggseg.inference import predict
+    from lggseg.inference import evaluate as evaluation
+    from lggseg.inference.segmenter import Segmenter
 
-    cohort, segmenter = load_cohort(place, progress=False), predict.Segmenter.load(MODEL)
+    cohort, segmenter = load_cohort(place, progress=False), Segmenter.load(MODEL)
     segmenter.predict(cohort.images[:SLICES])
     truth = np.zeros((2, 8, 8), bool)
     truth[:, 2:4] = True
     segmentation.patient_metrics(truth, truth)  # imports MONAI
     with measured() as found:
-        table = predict.evaluate(segmenter, cohort, list(cohort.patients.index), progress=False)
+        table = evaluation.evaluate(segmenter, cohort, list(cohort.patients.index), progress=False)
         start = time.process_time()
         statistics.summarise(table)
         summary = time.process_time() - start

@@ -146,7 +146,7 @@ def contest(options: argparse.Namespace) -> None:
 
 def measure_inference(model: Path, cohort: Cohort, seconds: float) -> dict[str, float]:
     """Slices a second of whole volumes through a model folder, by engine."""
-    from lggseg.inference.predict import Segmenter
+    from lggseg.inference.segmenter import Segmenter
 
     volume = cohort.image(cohort.patients["slices"].idxmax())
     engines = {
@@ -168,7 +168,8 @@ def measure_inference(model: Path, cohort: Cohort, seconds: float) -> dict[str, 
 def _compiled(model: Path) -> Any:
     from safetensors.torch import load_file
 
-    from lggseg.inference.predict import Segmenter, inference_graph
+    from lggseg.inference.onnx_export import inference_graph
+    from lggseg.inference.segmenter import Segmenter
     from lggseg.models.networks import build_network
 
     segmenter = Segmenter.load(model)
@@ -186,7 +187,7 @@ def _compiled(model: Path) -> Any:
 def _openvino(model: Path) -> Any:
     import openvino
 
-    from lggseg.inference.predict import Segmenter
+    from lggseg.inference.segmenter import Segmenter
 
     compiled = openvino.compile_model(model / "model.onnx", "CPU")
     return replace(Segmenter.load(model), run=lambda *parts: compiled(parts)[0])

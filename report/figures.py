@@ -26,7 +26,7 @@ from lggseg import plots
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.simulation import make_cohort
 from lggseg.evaluation.segmentation import dice_from_counts
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY
 from lggseg.utils.files import replace_file
 

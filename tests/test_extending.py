@@ -15,7 +15,7 @@ import pytest
 from lggseg import cli
 from lggseg.evaluation import segmentation
 from lggseg.experiments.compare import per_patient
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.models import networks
 from lggseg.models.networks import build_network
 

@@ -24,7 +24,7 @@ from lggseg.cloud.endpoints import deploy
 from lggseg.config import SEARCH_SPACE
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split, split_fingerprint, write_split
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.notebooks import execute
 
 if TYPE_CHECKING:

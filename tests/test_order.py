@@ -18,7 +18,9 @@ from lggseg.config import Config
 from lggseg.data.cohort import load_cohort
 from lggseg.data.splits import make_split, read_split, write_split
 from lggseg.evaluation.segmentation import dice
-from lggseg.inference.predict import Segmenter, evaluate, predict_folder
+from lggseg.inference.evaluate import evaluate
+from lggseg.inference.predict import predict_folder
+from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import read_table
 

@@ -155,7 +155,8 @@ def _interval(summary: dict[str, float]) -> str:
 
 def _predict(options: argparse.Namespace) -> None:
     from lggseg.data.nifti import is_nifti
-    from lggseg.inference.predict import Segmenter, predict_folder, predict_nifti
+    from lggseg.inference.predict import predict_folder, predict_nifti
+    from lggseg.inference.segmenter import Segmenter
 
     segmenter, out = Segmenter.load(options.model, options.engine), options.out
     again = {"overwrite": options.overwrite}
@@ -197,9 +198,10 @@ def _view(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from lggseg.data.cohort import load_cohort
     from lggseg.data.splits import patients_of, read_split, split_fingerprint
+    from lggseg.inference.evaluate import evaluate
     from lggseg.inference.model_folder import amend_card
     from lggseg.inference.outputs import Outputs
-    from lggseg.inference.predict import Segmenter, evaluate
+    from lggseg.inference.segmenter import Segmenter
 
     outputs = Outputs(options.out, overwrite=options.overwrite)
     outputs.check(["patients.csv", "summary.json"])

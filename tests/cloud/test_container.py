@@ -23,7 +23,7 @@ from lggseg.config import Config, from_hyperparameters, profile
 from lggseg.data.archive import PACKED, pack
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split, split_fingerprint, write_split
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.threads import threads_each
 
 ROOT = Path(__file__).resolve().parents[2]

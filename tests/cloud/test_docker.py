@@ -30,7 +30,7 @@ from lggseg.config import Config, profile
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.simulation import make_cohort
 from lggseg.data.splits import make_split, split_fingerprint, write_split
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.notebooks import execute
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from lggseg.cloud.endpoints import deploy
 from lggseg.data.cohort import Cohort, load_cohort
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.serving.client import Endpoint
 from lggseg.utils.errors import DataError
 

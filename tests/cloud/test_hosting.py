@@ -16,7 +16,7 @@ from lggseg.cloud.endpoints import deploy
 from lggseg.cloud.hosting import Clients, Hosted, create_endpoint, pack
 from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, NPY
 from lggseg.inference.model_folder import FILES
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from aws_shapes import Request

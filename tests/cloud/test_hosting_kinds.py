@@ -20,7 +20,7 @@ from lggseg.cloud.endpoints import deploy
 from lggseg.cloud.storage import put
 from lggseg.data.codecs import ATTRIBUTES_HEADER
 from lggseg.data.cohort import Cohort
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.serving.client import Endpoint
 
 if TYPE_CHECKING:

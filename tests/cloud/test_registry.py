@@ -10,7 +10,7 @@ import pytest
 
 from lggseg.cloud import registry
 from lggseg.inference.model_folder import FILES
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.errors import DataError
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from lggseg.data.nifti import read_nifti
 from lggseg.data.slices import read_volume
 from lggseg.inference.check import check_pixels
 from lggseg.inference.model_folder import read_card, write_card
-from lggseg.inference.predict import export_model
+from lggseg.inference.onnx_export import export_model
 from lggseg.models import networks
 from lggseg.preprocessing.monai_workflow import whole_weights
 from lggseg.serving.viewer.uploads import read_study

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.splits import make_split, read_split, write_split
-from lggseg.inference.predict import Segmenter, predict_folder
+from lggseg.inference.predict import predict_folder
+from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.errors import DataError, printable, usable_name
 from lggseg.utils.files import read_table
 

@@ -13,7 +13,8 @@ from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split
 from lggseg.experiments import compare
 from lggseg.inference.model_folder import read_card, write_card
-from lggseg.inference.predict import Segmenter, export_model
+from lggseg.inference.onnx_export import export_model
+from lggseg.inference.segmenter import Segmenter
 from lggseg.models.networks import NETWORKS, build_network, describe
 
 

@@ -17,7 +17,7 @@ from lggseg.data.cohort import load_cohort
 from lggseg.data.splits import make_split, write_split
 from lggseg.inference.check import check, check_pixels
 from lggseg.inference.model_folder import write_card
-from lggseg.inference.predict import export_model
+from lggseg.inference.onnx_export import export_model
 from lggseg.models import networks
 from lggseg.utils.errors import DataError
 

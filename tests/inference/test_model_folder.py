@@ -19,7 +19,8 @@ from lggseg import cli
 from lggseg.cloud import registry
 from lggseg.config import Config, profile
 from lggseg.inference.model_folder import FILES, amend_card, read_card, write_card
-from lggseg.inference.predict import Segmenter, export_model
+from lggseg.inference.onnx_export import export_model
+from lggseg.inference.segmenter import Segmenter
 from lggseg.models.networks import build_network
 from lggseg.serving import endpoint
 from lggseg.serving.viewer import app

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from onnx import TensorProto, helper, numpy_helper
 
 from lggseg.data.codecs import NPY, npy_bytes
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.serving import endpoint as serve
 from lggseg.serving.server import Limits
 from lggseg.serving.viewer import app

@@ -26,7 +26,8 @@ from lggseg.config import Config
 from lggseg.data.simulation import make_patient, plan_cohort
 from lggseg.inference.model_folder import write_card
 from lggseg.inference.monai_bundle import PACKAGES, export_bundle, inference, metadata
-from lggseg.inference.predict import Segmenter, predict_nifti
+from lggseg.inference.predict import predict_nifti
+from lggseg.inference.segmenter import Segmenter
 from lggseg.models.networks import NETWORKS, build_network
 from lggseg.preprocessing.monai_workflow import (
     DropSmallPartsd,

@@ -21,7 +21,9 @@ from lggseg.config import Config
 from lggseg.data.cohort import load_cohort
 from lggseg.data.splits import check_no_leakage, make_split, read_split, slice_sides, write_split
 from lggseg.inference import outputs
-from lggseg.inference.predict import Segmenter, evaluate, predict_folder, predict_nifti
+from lggseg.inference.evaluate import evaluate
+from lggseg.inference.predict import predict_folder, predict_nifti
+from lggseg.inference.segmenter import Segmenter
 from lggseg.serving.viewer import app
 from lggseg.utils.errors import DataError, LeftOut
 from lggseg.utils.files import read_table

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from lggseg import cli
 from lggseg.data.cohort import load_cohort
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.errors import DataError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
@@ -65,7 +65,7 @@ def test_it_is_whole(name: str) -> None:
 
 def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
     """Its official builds keep a device's number and a queue of events in the user's cache."""
-    code = f"from lggseg.inference.predict import Segmenter; Segmenter.load({str(MODEL)!r})"
+    code = f"from lggseg.inference.segmenter import Segmenter; Segmenter.load({str(MODEL)!r})"
     unset = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "LGGSEG_CACHE")
     environment = {name: text for name, text in os.environ.items() if name not in unset}
     environment["HOME"] = str(tmp_path)

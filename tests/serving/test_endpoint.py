@@ -36,7 +36,7 @@ from lggseg.data.codecs import (
 )
 from lggseg.data.kaggle import patient_folders
 from lggseg.data.slices import read_volume
-from lggseg.inference.predict import Prediction, Segmenter
+from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.volume import channel_statistics
 from lggseg.serving.client import PART, http_sender, segment
 from lggseg.serving.server import check_free
@@ -585,7 +585,7 @@ absent = ["torch", "monai", "pytorch_lightning", "matplotlib", "pandas"]
 sys.modules.update(dict.fromkeys(absent))
 import numpy as np
 import lggseg.serving.client, lggseg.serving.endpoint
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 volume = np.zeros((2, 256, 256, 3), np.uint8)
 assert Segmenter.load({str(MODEL)!r}).predict(volume).mask.shape == (2, 256, 256)
 """

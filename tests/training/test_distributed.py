@@ -21,7 +21,8 @@ from trees import write_tree
 from lggseg.config import profile
 from lggseg.data.cohort import Cohort, load_cohort, subset
 from lggseg.data.splits import fold_sides, make_split, patients_of
-from lggseg.inference.predict import Segmenter, evaluate
+from lggseg.inference.evaluate import evaluate
+from lggseg.inference.segmenter import Segmenter
 from lggseg.training import distributed
 from lggseg.training.datamodule import TrainingRows, own_share
 from lggseg.training.module import SegmentationModule

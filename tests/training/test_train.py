@@ -19,8 +19,10 @@ from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import LeakageError, fold_sides, make_split, patients_of
 from lggseg.evaluation.segmentation import patient_metrics
+from lggseg.inference.evaluate import evaluate
 from lggseg.inference.model_folder import FILES
-from lggseg.inference.predict import Segmenter, evaluate, predict_folder
+from lggseg.inference.predict import predict_folder
+from lggseg.inference.segmenter import Segmenter
 from lggseg.models import networks as models
 from lggseg.preprocessing import transforms
 from lggseg.training import module, train
@@ -83,7 +85,7 @@ def test_serving_normalises_as_training_does(run: Path, cohort: Cohort) -> None:
     seen: list[torch.Tensor] = []
     network = models.build_network(config).eval()
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    from lggseg.inference.predict import inference_graph
+    from lggseg.inference.onnx_export import inference_graph
 
     graph = inference_graph(network, config)
     segmenter = Segmenter(

@@ -215,7 +215,7 @@ def test_the_onnx_session_has_that_many_threads_which_do_not_spin(
         "import onnxruntime; opened = []; plain = onnxruntime.InferenceSession;"
         "keep = lambda *a, **k: opened.append(plain(*a, **k)) or opened[-1];"
         "onnxruntime.InferenceSession = keep;"
-        f"from lggseg.inference.predict import Segmenter; Segmenter.load({str(MODEL)!r});"
+        f"from lggseg.inference.segmenter import Segmenter; Segmenter.load({str(MODEL)!r});"
         "options = opened[0].get_session_options();"
         "print(options.intra_op_num_threads,"
         "options.get_session_config_entry('session.intra_op.allow_spinning'))"

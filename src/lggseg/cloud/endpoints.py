@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from lggseg.cloud.preflight import free_port
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.serving.client import Endpoint, http_sender
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from lggseg.cloud.hosting import pack
 from lggseg.cloud.jobs import own_image
 from lggseg.cloud.storage import make_bucket, put
 from lggseg.data.codecs import JSON, NPY, TIFF
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 
 # What the card says of a model, by which one of many versions is known.
 _FACTS = ("data_fingerprint", "split_fingerprint", "simulated", "epoch")

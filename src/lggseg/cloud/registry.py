@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lggseg.inference.model_folder import FILES
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.training import loggers
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import (

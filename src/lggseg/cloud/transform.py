@@ -17,7 +17,7 @@ from lggseg.cloud.hosting import new_name, pack
 from lggseg.cloud.jobs import own_image
 from lggseg.cloud.storage import make_bucket, put
 from lggseg.data.codecs import MAX_BYTES, NPY, TIFF, npy_bytes
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.files import replace_file
 
 POLL_SECONDS = 15

@@ -28,13 +28,7 @@ from lggseg.data.slices import read_image, read_mask
 from lggseg.preprocessing.volume import BLANK, SIZE
 from lggseg.utils.checksums import file_checksum, values_checksum
 from lggseg.utils.errors import DataError
-from lggseg.utils.files import (
-    new_folder,
-    remove_abandoned,
-    table_bytes,
-    working_folder,
-    writing,
-)
+from lggseg.utils.files import new_folder, remove_abandoned, table_bytes, working_folder, writing
 from lggseg.utils.paths import cache_root
 from lggseg.utils.progress import progress_bar
 from lggseg.utils.threads import usable_cpus

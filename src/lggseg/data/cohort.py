@@ -15,9 +15,7 @@ from lggseg.data.cache import cached_tree
 from lggseg.data.clinical import read_clinical
 from lggseg.data.kaggle import PATIENT, find_cohort, patient_files
 from lggseg.preprocessing.volume import CHANNELS, FLAIR, SIZE
-from lggseg.utils.files import (
-    read_table,
-)
+from lggseg.utils.files import read_table
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ __all__, __getattr__ = lazy_names(
     {
         "model_folder": "amend_card read_card write_card",
         "monai_bundle": "export_bundle",
-        "predict": """
-            Prediction Segmenter export_model inference_graph predict_folder predict_nifti
-        """,
+        "onnx_export": "export_model inference_graph",
+        "predict": "predict_folder predict_nifti",
+        "segmenter": "Prediction Segmenter",
     },
 )

@@ -17,7 +17,7 @@ from lggseg.data.nifti import is_nifti, read_nifti
 from lggseg.data.slices import read_volume
 from lggseg.data.splits import read_split
 from lggseg.inference.model_folder import FILES, has_checksums
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.preprocessing.volume import SIZE
 from lggseg.utils.checksums import check_checkpoint
 from lggseg.utils.errors import DataError

@@ -21,7 +21,7 @@ from lggseg.utils.errors import DataError
 from lggseg.utils.files import write_json
 
 # Takes image, air and contrast, gives the probability (see
-# lggseg.inference.predict.inference_graph).
+# lggseg.inference.onnx_export.inference_graph).
 Engine = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 FILES = ("model.onnx", "weights.safetensors", "config.json")

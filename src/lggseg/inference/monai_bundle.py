@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import lggseg
 from lggseg import preprocessing
 from lggseg.config import Config
-from lggseg.inference.predict import BATCH, Segmenter
+from lggseg.inference.segmenter import BATCH, Segmenter
 from lggseg.models.networks import network_body
 from lggseg.preprocessing.volume import CHANNELS, SIZE
 from lggseg.utils.errors import DataError

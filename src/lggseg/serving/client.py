@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 
 from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, MAX_BYTES, NPY, npy_bytes
-from lggseg.inference.predict import BATCH, Prediction
+from lggseg.inference.segmenter import BATCH, Prediction
 from lggseg.preprocessing.volume import SIZE, channel_statistics
 
 # Takes a body and headers, gives the body of the answer.

@@ -42,7 +42,7 @@ from lggseg.data.codecs import (
     read_tiff,
 )
 from lggseg.inference.picture import outline_png
-from lggseg.inference.predict import Prediction, Segmenter
+from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.volume import BLANK, FLAIR, SIZE, channel_statistics
 from lggseg.serving.protocol import Attributes, Question, opaque_attributes
 from lggseg.serving.server import (

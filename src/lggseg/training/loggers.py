@@ -16,7 +16,7 @@ import numpy as np
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.evaluation.statistics import examples
-from lggseg.inference.predict import Segmenter
+from lggseg.inference.segmenter import Segmenter
 from lggseg.preprocessing.volume import FLAIR
 from lggseg.utils.files import private_folder, read_table
 from lggseg.utils.paths import runs_root

@@ -32,8 +32,10 @@ from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import NO_FOLD, fold_sides, folds_of, patients_of, split_fingerprint
 from lggseg.evaluation.statistics import summarise
+from lggseg.inference.evaluate import evaluate
 from lggseg.inference.model_folder import amend_card, write_card
-from lggseg.inference.predict import Segmenter, evaluate, export_model
+from lggseg.inference.onnx_export import export_model
+from lggseg.inference.segmenter import Segmenter
 from lggseg.models.networks import build_network
 from lggseg.training import distributed, loggers
 from lggseg.training.checks import check_accelerator, check_start

@@ -35,7 +35,7 @@ from lggseg.data.nifti import read_nifti
 from lggseg.data.simulation import make_cohort
 from lggseg.data.slices import read_volume
 from lggseg.evaluation.segmentation import dice_from_counts
-from lggseg.inference.predict import Prediction, Segmenter
+from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.serving.server import Limits
 from lggseg.serving.viewer import app as view
 

@@ -36,7 +36,8 @@ from lggseg.data.codecs import TIFF, mask_tiff
 from lggseg.data.kaggle import volume_name
 from lggseg.data.nifti import Scan, slices_image
 from lggseg.evaluation.segmentation import dice
-from lggseg.inference.predict import Prediction, Segmenter, volume_paths
+from lggseg.inference.predict import volume_paths
+from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.volume import channel_statistics
 from lggseg.serving.endpoint import Answer, probabilities, quality_flags
 from lggseg.serving.protocol import refuse_encoding

@@ -1,0 +1,42 @@
+"""A model's masks compared with those of the patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lggseg.evaluation.segmentation import (
+    expected_calibration_error,
+    patient_metrics,
+    reliability,
+)
+from lggseg.utils.progress import progress_bar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lggseg.data.cohort import Cohort
+from lggseg.inference.segmenter import Segmenter
+
+
+def evaluate(
+    segmenter: Segmenter, cohort: Cohort, patients: Sequence[str], *, progress: bool = True
+) -> pd.DataFrame:
+    """Segment these patients and compare with their masks.
+
+    Returns one row per patient: patient, institution and the columns of
+    :func:`lggseg.evaluation.segmentation.patient_metrics`, over the whole volume at native pixels,
+    then calibration_error and expected_dice.
+    """
+    import pandas as pd
+
+    rows = []
+    for patient in progress_bar(patients, "evaluate", "patient", show=progress):
+        prediction, truth = segmenter.predict(cohort.image(patient)), cohort.mask(patient)
+        metrics = patient_metrics(truth, prediction.mask)
+        bins = reliability(prediction.probability, truth)
+        metrics["calibration_error"] = expected_calibration_error(bins)
+        metrics["expected_dice"] = prediction.expected_dice
+        institution = cohort.patients.loc[patient, "institution"]
+        rows.append({"patient": patient, "institution": institution, **metrics})
+    return pd.DataFrame(rows)

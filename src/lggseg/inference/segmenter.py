@@ -1,0 +1,154 @@
+"""Volume in, mask out: :class:`Segmenter`, a loaded model folder.
+
+The model folder holds ``model.onnx``, ``weights.safetensors`` and ``config.json``; nothing in it
+is a pickle. The exported graph holds all pixel arithmetic (shrink, normalise, network, mirror
+average, enlarge, sigmoid), so both engines run the very operations that training ran. A server
+does without torch and pandas, so they are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from lggseg.config import Config
+from lggseg.evaluation.segmentation import (
+    expected_dice,
+)
+from lggseg.inference.model_folder import Engine, read_card
+from lggseg.preprocessing.volume import (
+    FLAIR,
+    SIZE,
+    channel_statistics,
+    drop_small_parts,
+    stack_channels,
+)
+
+if TYPE_CHECKING:
+    pass
+from lggseg.inference.engines import onnx_engine, torch_engine
+
+# Slices that the network sees at once.
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """mask: bool ``(slices, 256, 256)``, where the probability reaches the threshold, without small
+    parts; probability: float32 of the same shape."""
+
+    mask: np.ndarray
+    probability: np.ndarray
+
+    @classmethod
+    def of(cls, probability: np.ndarray, threshold: float, smallest_part: float) -> Prediction:
+        """What the probability of a whole volume gives, by two knobs of :class:`Config`."""
+        return cls(drop_small_parts(probability >= threshold, smallest_part), probability)
+
+    @property
+    def expected_dice(self) -> float:
+        """How good the model thinks the mask is
+        (:func:`lggseg.evaluation.segmentation.expected_dice`)."""
+        return expected_dice(self.probability, self.mask)
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A loaded model folder. ``card`` is its whole ``config.json``."""
+
+    config: Config
+    card: dict[str, Any]
+    run: Engine
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same model card but for what was measured with it since training."""
+        measured = ("train", "validation", "test", "evaluation", "checksums")
+        facts = {name: value for name, value in self.card.items() if name not in measured}
+        # Without that of the card, which holds what was measured.
+        facts["files"] = {**self.card.get("checksums", {}), "config.json": ""}
+        text = json.dumps([asdict(self.config), facts], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    @classmethod
+    def load(cls, folder: Path | str, engine: str = "onnx") -> Segmenter:
+        """Load a model folder with the engine ``onnx`` (default) or ``torch``.
+
+        Raises ``DataError`` that names the file which is missing, was changed or cannot run: two
+        slices are tried.
+
+        >>> Segmenter.load("models/lgg-unet").config.network
+        'unet'
+        """
+        folder = Path(folder)
+        config, card = read_card(folder)
+        open_engine = {"onnx": onnx_engine, "torch": torch_engine}[engine]
+        return cls(config, card, open_engine(folder, config))
+
+    @classmethod
+    def ensemble(cls, folders: Sequence[Path | str]) -> Segmenter:
+        """The mean probability of several models that take the same channels, such as those of all
+        folds; threshold and the rest are the first's. Raises ``ValueError`` for other channels."""
+        members = [cls.load(folder) for folder in folders]
+        channels = [member.config.channels for member in members]
+        if len(set(channels)) != 1:
+            raise ValueError(f"found models of {channels} channels, expected the same for all")
+
+        def run(*inputs: np.ndarray) -> np.ndarray:
+            return cast(np.ndarray, sum(member.run(*inputs) for member in members) / len(members))
+
+        return cls(members[0].config, members[0].card, run)
+
+    def predict(self, volume: np.ndarray, apart: int = 1) -> Prediction:
+        """Segment a volume: uint8 ``(slices, 256, 256, 3)``, pre-contrast, FLAIR, post-contrast.
+
+        Normalisation is per volume: give all slices of a patient at once, in order. A network that
+        sees neighbouring slices sees those ``apart`` slices away, which for thin slices should be
+        as far as in training (:attr:`lggseg.data.nifti.Scan.apart`). Raises ``ValueError`` for
+        another shape or dtype.
+
+        >>> from lggseg.data.simulation import make_patient, plan_cohort
+        >>> volume, truth = make_patient(plan_cohort(patients=1, seed=0)[0])
+        >>> prediction = Segmenter.load("models/lgg-unet").predict(volume)
+        >>> prediction.mask.shape == prediction.probability.shape == truth.shape
+        True
+        >>> dice(truth, prediction.mask) > 0.7
+        True
+        """
+        if volume.dtype != np.uint8 or volume.ndim != 4 or volume.shape[1:] != (SIZE, SIZE, 3):
+            raise ValueError(
+                f"volume: found {volume.dtype} {volume.shape}, "
+                f"expected uint8 (slices, {SIZE}, {SIZE}, 3)"
+            )
+        probability = self.probability(volume, channel_statistics(volume), apart=apart)
+        return Prediction.of(probability, self.config.threshold, self.config.smallest_part)
+
+    def probability(
+        self,
+        part: np.ndarray,
+        statistics: np.ndarray,
+        context: tuple[int, int] = (0, 0),
+        apart: int = 1,
+    ) -> np.ndarray:
+        """The tumour probability of consecutive slices of a volume: float32 ``(slices, 256, 256)``.
+
+        statistics: :func:`lggseg.preprocessing.volume.channel_statistics` of the whole volume.
+        context: so many slices at the start and the end of ``part`` are only neighbours of the
+        others and are left out of the answer. apart: see :meth:`predict`.
+        """
+        if self.config.neighbours:
+            statistics = np.concatenate([statistics, statistics[:, [FLAIR, FLAIR]]], axis=1)
+        image = stack_channels(part, self.config.neighbours, apart)
+        image = image[context[0] : len(part) - context[1]]
+        air, contrast = statistics[:1], statistics[1:]
+        parts = [
+            self.run(image[start : start + BATCH], air, contrast)
+            for start in range(0, len(image), BATCH)
+        ]
+        return np.concatenate(parts)
