@@ -50,7 +50,7 @@ while os.getppid() == parent:
     sum(range(10_000))
 """
 BUSY = [sys.executable, "-c", BUSY_CODE]
-# What lggseg.training.train.keep_freed_memory asks of glibc.
+# What lggseg.training.trainer.keep_freed_memory asks of glibc.
 MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 MEMORY |= {"MALLOC_TOP_PAD_": str(2**26)}
 

@@ -37,8 +37,9 @@ def measure(network: str, steps: int, label: str) -> None:
     from lggseg.config import Config
     from lggseg.training.datamodule import Batch
     from lggseg.training.muon import as_matrix, is_matrix
+    from lggseg.training.precision import choose_precision
     from lggseg.training.step import Networks, build_optimizer
-    from lggseg.training.train import choose_precision, keep_freed_memory
+    from lggseg.training.trainer import keep_freed_memory
 
     keep_freed_memory()
     config = Config(network=network)

@@ -183,7 +183,7 @@ def train(place: str) -> dict[str, Any]:
     from lggseg.data import splits
     from lggseg.training.datamodule import CohortDataModule
     from lggseg.training.module import SegmentationModule
-    from lggseg.training.train import keep_freed_memory
+    from lggseg.training.trainer import keep_freed_memory
 
     cohort, config = load_cohort(place, progress=False), Config(precision=PRECISION)
     pl.seed_everything(0, verbose=False)

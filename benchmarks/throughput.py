@@ -59,8 +59,9 @@ def rate(call: Callable[[], int], seconds: float) -> float:
 def measure_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Rates of this package's pipeline and training step, at its own resolution and at 224."""
     from lggseg.training.datamodule import Batch, DeviceCohort
+    from lggseg.training.precision import choose_precision
     from lggseg.training.step import Networks, TrainingStep, build_optimizer, runner
-    from lggseg.training.train import choose_precision, keep_freed_memory
+    from lggseg.training.trainer import keep_freed_memory
 
     keep_freed_memory()
     config, cohort = Config(), load_cohort(options.data, progress=False)

@@ -78,7 +78,7 @@ def train_from_options(options: argparse.Namespace) -> Path:
 
 
 def _crossvalidate(options: argparse.Namespace) -> None:
-    from lggseg.training.train import crossvalidate
+    from lggseg.experiments.cross_validation import crossvalidate
 
     config = configuration.from_options(options)
     cohort, split = _cohort_and_split(options)

@@ -16,7 +16,7 @@ import torch
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.splits import fold_sides, make_split
-from lggseg.training import distributed, train
+from lggseg.training import distributed, trainer
 from lggseg.training.datamodule import CohortDataModule
 from lggseg.training.module import SegmentationModule
 
@@ -24,7 +24,7 @@ from lggseg.training.module import SegmentationModule
 def validate(module: SegmentationModule, cohort: Cohort, config: Config) -> pd.Series:
     """Dice per patient of a module, in however many processes there are."""
     datamodule = CohortDataModule(cohort, fold_sides(cohort, make_split(cohort), 0), config)
-    train._trainer(config, [], False).validate(module, datamodule, verbose=False)
+    trainer.make_trainer(config, [], False).validate(module, datamodule, verbose=False)
     return module.validation_dice()
 
 
@@ -36,7 +36,7 @@ def main(tree: str, config_file: str, out: Path) -> None:
     module = SegmentationModule(config)
     sides = fold_sides(cohort, make_split(cohort), 0)
     datamodule = CohortDataModule(cohort, sides, config)
-    train._trainer(config, [], False, enable_checkpointing=False).fit(module, datamodule)
+    trainer.make_trainer(config, [], False, enable_checkpointing=False).fit(module, datamodule)
     state = module.networks.averaged.state_dict()
     weights = torch.cat([value.double().flatten() for value in state.values()])
     facts = {

@@ -27,11 +27,11 @@ from lggseg.cloud import container
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.splits import make_split, read_split, split_fingerprint, write_split
-from lggseg.experiments import compare
+from lggseg.experiments import compare, cross_validation
 from lggseg.experiments import search as tune
 from lggseg.inference.model_folder import FILES
 from lggseg.models import networks
-from lggseg.training import train
+from lggseg.training import callbacks, train
 from lggseg.training.module import NonFiniteLoss
 from lggseg.training.run_folder import has_begun
 from lggseg.utils.errors import DataError
@@ -190,7 +190,7 @@ def test_no_command_resumes_on_other_data(
     monkeypatch.setattr(cli, "read_json", lambda *_: {})
     monkeypatch.setattr(cli, "_summary", lambda *_: {})
     monkeypatch.setattr(cli, "_print_dice", lambda *_: None)
-    monkeypatch.setattr(train, "amend_card", lambda *_: None)
+    monkeypatch.setattr(cross_validation, "amend_card", lambda *_: None)
     run, imitation.stop_after = tmp_path / "run", 100 if finished else 1
     assert cli.main(command(name, eight, run)) == (0 if finished else 143)
     before = contents(run)
@@ -213,7 +213,7 @@ def test_a_fold_of_other_data_is_found_before_the_others_train(
     for resume in (True, False):
         with pytest.raises(DataError):
             options: dict[str, Any] = {"resume": resume, "progress": False}
-            train.crossvalidate(SMALL, cohort, split, tmp_path, **options)
+            cross_validation.crossvalidate(SMALL, cohort, split, tmp_path, **options)
         assert contents(tmp_path) == before
 
 
@@ -280,7 +280,7 @@ def _calls(cohort: Cohort, split: pd.DataFrame, run: Path) -> dict[str, Callable
     no: dict[str, Any] = {"progress": False}
     return {
         "train": lambda: train.train(SMALL, cohort, split, run, **no),
-        "crossvalidate": lambda: train.crossvalidate(SMALL, cohort, split, run, **no),
+        "crossvalidate": lambda: cross_validation.crossvalidate(SMALL, cohort, split, run, **no),
         "compare": lambda: compare.compare({"unet": SMALL}, cohort, split, run, **no),
         "tune": lambda: tune.tune(SMALL, cohort, split, run, trials=1, **no),
     }
@@ -520,7 +520,7 @@ def test_a_run_whose_checkpoint_was_deleted_is_kept(
 def test_broken_metrics_of_a_run_are_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_bytes(b"\x00\xff")
     with pytest.raises(DataError, match=r"metrics.csv: found no readable table"):
-        train.RunFolder(tmp_path).on_train_start(SimpleNamespace(world_size=1), None)
+        callbacks.RunFolder(tmp_path).on_train_start(SimpleNamespace(world_size=1), None)
 
 
 def test_a_run_is_private_to_its_user(

@@ -19,13 +19,14 @@ from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import LeakageError, fold_sides, make_split, patients_of
 from lggseg.evaluation.segmentation import patient_metrics
+from lggseg.experiments import cross_validation
 from lggseg.inference.evaluate import evaluate
 from lggseg.inference.model_folder import FILES
 from lggseg.inference.predict import predict_folder
 from lggseg.inference.segmenter import Segmenter
 from lggseg.models import networks as models
 from lggseg.preprocessing import transforms
-from lggseg.training import module, train
+from lggseg.training import module, precision, train
 from lggseg.training.datamodule import Batch, DeviceCohort, TrainingRows
 from lggseg.training.step import Networks, TrainingStep, build_optimizer, runner
 from lggseg.utils.errors import DataError
@@ -210,7 +211,7 @@ def test_crossvalidation_scores_each_patient_by_a_model_that_had_not_seen_it(
     cohort: Cohort, split: pd.DataFrame, tmp_path: Path
 ) -> None:
     config = replace(CONFIG, epochs=1, test_flips=False)
-    table = train.crossvalidate(config, cohort, split, tmp_path, progress=False)
+    table = cross_validation.crossvalidate(config, cohort, split, tmp_path, progress=False)
     development = split[split["role"] != "test"]
     assert sorted(table["patient"]) == sorted(development["patient"])
     fold = development.set_index("patient")["fold"]
@@ -220,7 +221,9 @@ def test_crossvalidation_scores_each_patient_by_a_model_that_had_not_seen_it(
     assert card["cross_validation"]["dice"]["mean"] == pytest.approx(table["dice"].mean())
     assert card["validation"] == {} and card["config"]["fold"] == -1
     before = (tmp_path / "fold-1" / "patients.csv").stat().st_mtime_ns
-    again = train.crossvalidate(config, cohort, split, tmp_path, resume=True, progress=False)
+    again = cross_validation.crossvalidate(
+        config, cohort, split, tmp_path, resume=True, progress=False
+    )
     pd.testing.assert_frame_equal(table, again)
     assert (tmp_path / "fold-1" / "patients.csv").stat().st_mtime_ns == before
 
@@ -402,14 +405,14 @@ def test_precision_is_measured_once_for_a_network(monkeypatch: pytest.MonkeyPatc
             return 9.0  # something else took the processor
         return 1.0 if half == (len(steps) <= 10) else 2.0  # the second answer would be another
 
-    monkeypatch.setattr(train, "_seconds_of_a_step", seconds)
+    monkeypatch.setattr(precision, "_seconds_of_a_step", seconds)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    train._faster_on_cpu.cache_clear()
+    precision._faster_on_cpu.cache_clear()
     try:
         for fold in range(2):
-            chosen = train.choose_precision(replace(Config(), fold=fold, learning_rate=0.01))
+            chosen = precision.choose_precision(replace(Config(), fold=fold, learning_rate=0.01))
             assert chosen == "bf16-mixed" and steps == [False, True] * 5
-        assert train.choose_precision(replace(Config(), width=8)) == "32-true"
+        assert precision.choose_precision(replace(Config(), width=8)) == "32-true"
     finally:
-        train._faster_on_cpu.cache_clear()
+        precision._faster_on_cpu.cache_clear()

@@ -14,11 +14,11 @@ import pandas as pd
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import check_patients, patients_of, split_fingerprint
+from lggseg.experiments.cross_validation import check_folds, score_folds
 from lggseg.inference.evaluate import evaluate
 from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.models import networks
 from lggseg.preprocessing.volume import SIZE
-from lggseg.training.train import check_folds, score_folds
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import read_table, write_table
 

@@ -32,7 +32,8 @@ from lggseg.data.cohort import Cohort
 from lggseg.data.splits import fold_sides, split_fingerprint
 from lggseg.training.checks import check_start
 from lggseg.training.module import NonFiniteLoss
-from lggseg.training.train import choose_precision, validation_dice
+from lggseg.training.precision import choose_precision
+from lggseg.training.train import validation_dice
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import locked, private_folder, write_table
 from lggseg.utils.progress import progress_bar

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lggseg.config import Config
-from lggseg.preprocessing.volume import (
-    SIZE,
-)
+from lggseg.preprocessing.volume import SIZE
 from lggseg.utils.files import replace_file
 
 if TYPE_CHECKING:

@@ -20,13 +20,9 @@ from lggseg.data.kaggle import (
     unusable,
     volume_name,
 )
-from lggseg.evaluation.segmentation import (
-    dice,
-)
+from lggseg.evaluation.segmentation import dice
 from lggseg.inference.outputs import Outputs, Predictions
-from lggseg.preprocessing.volume import (
-    FLAIR,
-)
+from lggseg.preprocessing.volume import FLAIR
 from lggseg.utils.errors import CONVERT, DataError, usable_name
 from lggseg.utils.files import new_folder
 from lggseg.utils.progress import progress_bar

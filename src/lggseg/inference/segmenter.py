@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lggseg.config import Config
-from lggseg.evaluation.segmentation import (
-    expected_dice,
-)
+from lggseg.evaluation.segmentation import expected_dice
 from lggseg.inference.model_folder import Engine, read_card
 from lggseg.preprocessing.volume import (
     FLAIR,

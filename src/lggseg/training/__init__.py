@@ -8,6 +8,7 @@ __all__, __getattr__ = lazy_names(
         "datamodule": "CohortDataModule DeviceCohort",
         "module": "SegmentationModule",
         "muon": "MuonAdamW",
-        "train": "choose_precision validation_dice",
+        "precision": "choose_precision",
+        "train": "validation_dice",
     },
 )

@@ -1,0 +1,93 @@
+"""Train and score every fold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lggseg.config import Config
+from lggseg.data.cohort import Cohort
+from lggseg.data.splits import NO_FOLD, folds_of
+from lggseg.evaluation.statistics import summarise
+from lggseg.inference.model_folder import amend_card
+from lggseg.training.checks import check_start
+from lggseg.training.run_folder import (
+    find_run,
+)
+from lggseg.training.train import train
+from lggseg.utils.files import read_table, write_table
+
+
+def crossvalidate(
+    config: Config,
+    cohort: Cohort,
+    split: pd.DataFrame,
+    run: Path | str,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train and score every fold in turn, then train one model on all but the test patients.
+
+    Writes a run folder for each (``fold-0``, …, ``final``) and ``patients.csv``, which is returned:
+    each patient scored by the model that had not seen it. The final model's card carries the
+    summary of that table as ``cross_validation``, since nobody is left to validate it.
+    """
+    run = Path(run)
+    options: dict[str, Any] = {"resume": resume, "progress": progress}
+    find_run(run / "final", replace(config, fold=NO_FOLD), cohort, split, resume)
+    table = score_folds(config, cohort, split, run, **options)
+    config = replace(Config.load(run / "fold-0" / "config.json"), fold=NO_FOLD)
+    final = train(config, cohort, split, run / "final", **options)
+    amend_card(final / "model", {"cross_validation": summarise(table.drop(columns="fold"))})
+    return table
+
+
+def score_folds(
+    config: Config,
+    cohort: Cohort,
+    split: pd.DataFrame,
+    run: Path,
+    *,
+    folds: Sequence[int] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train and score these folds (default: all) in turn, into the run folders ``fold-0``, …; write
+    and return ``patients.csv``: each patient scored by the model that had not seen it."""
+    tables = []
+    options: dict[str, Any] = {"resume": resume, "progress": progress}
+    runs = check_folds(config, cohort, split, run, folds=folds, resume=resume)
+    for fold, folder in runs.items():
+        train(replace(config, fold=fold), cohort, split, folder, **options)
+        tables.append(read_table(folder / "patients.csv", _AGAIN).assign(fold=fold))
+        # What the first fold measured holds for all.
+        config = replace(config, precision=Config.load(folder / "config.json").precision)
+    table = pd.concat(tables, ignore_index=True)
+    write_table(table, run / "patients.csv")
+    return table
+
+
+def check_folds(
+    config: Config,
+    cohort: Cohort,
+    split: pd.DataFrame,
+    run: Path,
+    *,
+    folds: Sequence[int] | None = None,
+    resume: bool = False,
+) -> dict[int, Path]:
+    """The run folder of each of these folds (default: all), after a look at whether all of them can
+    begin or go on, before any of them trains. Raises as :func:`train` does."""
+    runs = {fold: run / f"fold-{fold}" for fold in (folds_of(split) if folds is None else folds)}
+    check_start(config, cohort, split, runs)
+    for fold, folder in runs.items():
+        find_run(folder, replace(config, fold=fold), cohort, split, resume)
+    return runs
+
+
+_AGAIN = "Delete the file and go on with --resume, which writes it again."
