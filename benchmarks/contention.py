@@ -62,7 +62,8 @@ class Training:
         import torch
 
         from lggseg.config import Config
-        from lggseg.models.networks import build_loss, build_network
+        from lggseg.models.losses import build_loss
+        from lggseg.models.networks import build_network
         from lggseg.training.muon import MuonAdamW
 
         self.config = config = Config()
@@ -78,15 +79,16 @@ class Training:
         import torch
 
         from lggseg.preprocessing import transforms
+        from lggseg.training import augmentation
 
         config, rows = self.config, torch.randint(0, len(self.pixels), (self.config.batch_size,))
-        matrix = transforms.random_affine(len(rows), config.augmentation, rows.device)
-        stack = transforms.warp(self.pixels[rows].float(), matrix)
+        matrix = augmentation.random_affine(len(rows), config.augmentation, rows.device)
+        stack = augmentation.warp(self.pixels[rows].float(), matrix)
         ones = torch.ones(1, config.channels)
         image, mask = transforms.normalise(stack[:, :-1], 0 * ones, 100 * ones), stack[:, -1:] / 255
-        image = transforms.drop_sequences(image, config.sequence_dropout)
-        transforms.paste_tumours(image, mask)
-        image = transforms.vary_intensity(image, config.augmentation)
+        image = augmentation.drop_sequences(image, config.sequence_dropout)
+        augmentation.paste_tumours(image, mask)
+        image = augmentation.vary_intensity(image, config.augmentation)
         return image.contiguous(memory_format=torch.channels_last), mask
 
     def __call__(self) -> int:

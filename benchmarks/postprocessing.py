@@ -23,7 +23,7 @@ from lggseg.data.splits import folds_of, patients_of, read_split
 from lggseg.evaluation.segmentation import dice
 from lggseg.inference.engines import torch_engine
 from lggseg.inference.segmenter import Segmenter
-from lggseg.preprocessing.volume import drop_small_parts
+from lggseg.preprocessing.postprocessing import drop_small_parts
 from lggseg.utils.files import write_json
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)

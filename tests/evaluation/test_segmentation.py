@@ -12,7 +12,7 @@ from monai.metrics import compute_hausdorff_distance
 from scipy import ndimage, stats
 from scipy.spatial.distance import cdist
 
-from lggseg.evaluation import segmentation
+from lggseg.evaluation import calibration, segmentation
 
 SHAPE = (5, 12, 14)
 
@@ -114,30 +114,30 @@ def test_calibration() -> None:
     probability = rng.random(200_000).astype(np.float32)
     truth = rng.random(200_000) < probability
     assert (
-        segmentation.expected_calibration_error(segmentation.reliability(probability, truth)) < 0.01
+        calibration.expected_calibration_error(calibration.reliability(probability, truth)) < 0.01
     )
-    wrong = segmentation.reliability(np.ones(10, np.float32), np.zeros(10, bool))
-    assert segmentation.expected_calibration_error(wrong) == pytest.approx(1.0)
+    wrong = calibration.reliability(np.ones(10, np.float32), np.zeros(10, bool))
+    assert calibration.expected_calibration_error(wrong) == pytest.approx(1.0)
 
 
 def test_reliability_of_two_parts_adds_up_to_that_of_the_whole() -> None:
     probability = np.array([0.0, 0.1, 0.6, 0.9, 1.0])
     truth = np.array([False, False, True, False, True])
-    table = segmentation.reliability(probability, truth, bins=2)
+    table = calibration.reliability(probability, truth, bins=2)
     assert table == pytest.approx(np.array([[2, 0.1, 0], [3, 2.5, 2]]))
     parts = [
-        segmentation.reliability(probability[p], truth[p], bins=2) for p in np.split(range(5), [2])
+        calibration.reliability(probability[p], truth[p], bins=2) for p in np.split(range(5), [2])
     ]
     assert sum(parts) == pytest.approx(table)
     # |0.1 - 0| + |2.5 - 2| over five voxels
-    assert segmentation.expected_calibration_error(table) == pytest.approx(0.12)
+    assert calibration.expected_calibration_error(table) == pytest.approx(0.12)
 
 
 def test_entropy_is_that_of_scipy_in_bits() -> None:
     probability = np.array([[0.0, 0.5], [0.9, 1.0]], np.float32)
     expected = stats.entropy(np.stack([probability, 1 - probability]), base=2)
-    assert segmentation.entropy(probability) == pytest.approx(expected, abs=1e-6)
-    assert segmentation.entropy(probability).dtype == np.float32
+    assert calibration.entropy(probability) == pytest.approx(expected, abs=1e-6)
+    assert calibration.entropy(probability).dtype == np.float32
 
 
 def test_slice_dices_leave_healthy_slices_out() -> None:
@@ -161,15 +161,15 @@ def test_expected_dice_is_the_dice_of_truths_drawn_from_the_probabilities() -> N
     prediction = probability >= 0.5
     draws = [rng.uniform(size=probability.shape) < probability for _ in range(20)]
     dice = [segmentation.patient_metrics(truth, prediction)["dice"] for truth in draws]
-    assert segmentation.expected_dice(probability, prediction) == pytest.approx(
+    assert calibration.expected_dice(probability, prediction) == pytest.approx(
         np.mean(dice), abs=0.005
     )
 
 
 def test_expected_dice_of_nothing() -> None:
     nothing = np.zeros((1, 4, 4))
-    assert segmentation.expected_dice(nothing, nothing > 0) == 1.0
-    assert segmentation.expected_dice(nothing + 0.2, nothing > 0) == 0.0
+    assert calibration.expected_dice(nothing, nothing > 0) == 1.0
+    assert calibration.expected_dice(nothing + 0.2, nothing > 0) == 0.0
 
 
 def test_no_warning_of_a_library_reaches_the_reader() -> None:

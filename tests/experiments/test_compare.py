@@ -15,7 +15,8 @@ from lggseg.experiments import compare
 from lggseg.inference.model_folder import read_card, write_card
 from lggseg.inference.onnx_export import export_model
 from lggseg.inference.segmenter import Segmenter
-from lggseg.models.networks import NETWORKS, build_network, describe
+from lggseg.models.networks import NETWORKS, build_network
+from lggseg.models.profiling import describe
 
 
 @pytest.fixture(scope="module")

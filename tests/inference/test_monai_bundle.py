@@ -37,7 +37,7 @@ from lggseg.preprocessing.monai_workflow import (
     find_scans,
     whole_weights,
 )
-from lggseg.preprocessing.volume import drop_small_parts
+from lggseg.preprocessing.postprocessing import drop_small_parts
 from lggseg.utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]

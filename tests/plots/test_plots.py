@@ -13,7 +13,7 @@ from lggseg.data import exploration
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split
 from lggseg.evaluation import shape
-from lggseg.evaluation.segmentation import entropy
+from lggseg.evaluation.calibration import entropy
 from lggseg.evaluation.statistics import associations, rank_shares
 from lggseg.notebooks import runs_of, save_results
 from lggseg.preprocessing.volume import CHANNELS

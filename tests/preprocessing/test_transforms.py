@@ -6,6 +6,7 @@ import torch
 
 from lggseg.preprocessing import transforms
 from lggseg.preprocessing.volume import channel_statistics
+from lggseg.training import augmentation
 
 
 def head(air: int = 0, tissue: int = 100) -> np.ndarray:
@@ -33,7 +34,7 @@ def test_shrink_averages_and_enlarge_undoes_it_for_smooth_images() -> None:
 
 def test_no_strength_keeps_the_slices() -> None:
     image = torch.rand(4, 6, 32, 32)
-    same = transforms.warp(image, transforms.random_affine(4, 0.0, image.device))
+    same = augmentation.warp(image, augmentation.random_affine(4, 0.0, image.device))
     torch.testing.assert_close(same, image, atol=1e-4, rtol=0)
 
 
@@ -41,8 +42,8 @@ def test_mask_moves_with_the_image() -> None:
     torch.manual_seed(0)
     mask = torch.zeros(16, 1, 64, 64)
     mask[:, :, 20:36, 30:44] = 1
-    matrix = transforms.random_affine(16, 1.0, mask.device)
-    stack = transforms.warp(torch.cat([mask.repeat(1, 3, 1, 1) * 200, mask], dim=1), matrix)
+    matrix = augmentation.random_affine(16, 1.0, mask.device)
+    stack = augmentation.warp(torch.cat([mask.repeat(1, 3, 1, 1) * 200, mask], dim=1), matrix)
     warped, warped_mask = stack[:, :3], stack[:, 3:]
     torch.testing.assert_close(warped / 200, warped_mask.expand_as(warped), atol=1e-5, rtol=0)
     moved = (warped_mask - mask).abs().flatten(1).sum(1)
@@ -54,7 +55,7 @@ def test_mask_moves_with_the_image() -> None:
 
 def test_every_slice_gets_its_own_warp() -> None:
     torch.manual_seed(0)
-    matrices = transforms.random_affine(32, 1.0, torch.device("cpu"))
+    matrices = augmentation.random_affine(32, 1.0, torch.device("cpu"))
     assert len(torch.unique(matrices, dim=0)) == 32
     mirrored = torch.linalg.det(matrices[:, :, :2]) < 0
     assert 4 < mirrored.sum() < 28
@@ -63,19 +64,19 @@ def test_every_slice_gets_its_own_warp() -> None:
 def test_outside_is_air() -> None:
     image = torch.full((1, 1, 16, 16), 50.0)
     shift = torch.tensor([[[1.0, 0, 2.0], [0, 1.0, 0]]])
-    assert transforms.warp(image, shift).abs().max() == 0
+    assert augmentation.warp(image, shift).abs().max() == 0
 
 
 def test_dropped_sequences_become_flair() -> None:
     torch.manual_seed(0)
     image = torch.rand(400, 5, 2, 2)
-    dropped = transforms.drop_sequences(image.clone(), probability=0.5)
+    dropped = augmentation.drop_sequences(image.clone(), probability=0.5)
     changed = (dropped != image).any(dim=(2, 3))
     assert not changed[:, [1, 3, 4]].any()
     assert 0.2 < changed[:, 0].float().mean() < 0.5
     assert torch.equal(dropped[changed[:, 0], 0], image[changed[:, 0], 1])
     assert (changed[:, 0] & changed[:, 2]).any()
-    assert torch.equal(transforms.drop_sequences(image.clone(), 0.0), image)
+    assert torch.equal(augmentation.drop_sequences(image.clone(), 0.0), image)
 
 
 def test_tumours_are_pasted_into_every_second_slice_inside_the_head() -> None:
@@ -84,7 +85,7 @@ def test_tumours_are_pasted_into_every_second_slice_inside_the_head() -> None:
     mask[1, :, 4:8, 2:12], mask[3, :, :2, :2] = 1, 1
     image[1, :, 4:8, 2:12] = 3
     before, mask_before = image.clone(), mask.clone()
-    transforms.paste_tumours(image, mask)
+    augmentation.paste_tumours(image, mask)
     assert torch.equal(image[[1, 3, 4]], before[[1, 3, 4]])
     assert torch.equal(mask[[1, 3, 4]], mask_before[[1, 3, 4]])
     assert mask[0, 0, 4:8, 2:8].all() and mask[0].sum() == 4 * 6
@@ -97,14 +98,14 @@ def test_tumours_are_pasted_into_every_second_slice_inside_the_head() -> None:
 def test_intensity_changes_stay_small() -> None:
     torch.manual_seed(0)
     image = torch.ones(8, 3, 32, 32)
-    varied = transforms.vary_intensity(image.clone(), 1.0)
+    varied = augmentation.vary_intensity(image.clone(), 1.0)
     assert not torch.equal(varied, image)
     assert (varied.mean(dim=(2, 3)) - 1).abs().max() < 0.5
 
 
 def test_noise_is_independent_between_neighbours_and_channels() -> None:
     torch.manual_seed(0)
-    noise = transforms._noise(torch.zeros(4, 3, 64, 64), None)
+    noise = augmentation._noise(torch.zeros(4, 3, 64, 64), None)
     assert noise.shape == (4, 3, 64, 64)
     assert noise.std() == pytest.approx(1, abs=0.02)
     first = noise[:, 0].flatten()

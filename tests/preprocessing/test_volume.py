@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lggseg.preprocessing.volume import channel_statistics, drop_small_parts, stack_channels
+from lggseg.preprocessing.postprocessing import drop_small_parts
+from lggseg.preprocessing.volume import channel_statistics, stack_channels
 
 
 def head(air: int, tissue: int) -> np.ndarray:

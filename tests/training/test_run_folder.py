@@ -30,7 +30,7 @@ from lggseg.data.splits import make_split, read_split, split_fingerprint, write_
 from lggseg.experiments import compare, cross_validation
 from lggseg.experiments import search as tune
 from lggseg.inference.model_folder import FILES
-from lggseg.models import networks
+from lggseg.models import losses
 from lggseg.training import callbacks, train
 from lggseg.training.module import NonFiniteLoss
 from lggseg.training.run_folder import has_begun
@@ -403,7 +403,7 @@ def test_after_a_loss_that_is_not_finite_the_corrected_start_begins_anew(
     split, run = make_split(cohort), tmp_path / "run"
     config = replace(SMALL, epochs=1, loss="dice")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.LOSSES, "dice", lambda logits, mask: logits.mean() * float("nan"))
+        patch.setitem(losses.LOSSES, "dice", lambda logits, mask: logits.mean() * float("nan"))
         with pytest.raises(NonFiniteLoss):
             train.train(config, cohort, split, run, progress=False)
     assert not run.exists()

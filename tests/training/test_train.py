@@ -24,6 +24,7 @@ from lggseg.inference.evaluate import evaluate
 from lggseg.inference.model_folder import FILES
 from lggseg.inference.predict import predict_folder
 from lggseg.inference.segmenter import Segmenter
+from lggseg.models import losses
 from lggseg.models import networks as models
 from lggseg.preprocessing import transforms
 from lggseg.training import module, precision, train
@@ -237,7 +238,7 @@ def test_without_a_fold_all_but_the_test_patients_train(split: pd.DataFrame) -> 
 def test_a_non_finite_loss_names_the_patients(
     cohort: Cohort, split: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(models.LOSSES, "dice", lambda logits, mask: logits.mean() * float("nan"))
+    monkeypatch.setitem(losses.LOSSES, "dice", lambda logits, mask: logits.mean() * float("nan"))
     with pytest.raises(module.NonFiniteLoss, match=r"became nan in epoch 0.*TCGA_\w\w_T00\d"):
         train.train(replace(CONFIG, loss="dice"), cohort, split, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
@@ -268,7 +269,7 @@ def test_dice_focal_overflows_in_16_bits_and_not_here() -> None:
     """The NaN for which others train in 32 bits: a batch has more tumour pixels than 65,504."""
     mask, logits = torch.ones(8, 1, 128, 128), torch.full((8, 1, 128, 128), 6.0).half()
     config = replace(CONFIG, loss="dice_focal")
-    assert not models.build_loss(config)(logits, mask.half()).isfinite()
+    assert not losses.build_loss(config)(logits, mask.half()).isfinite()
     networks = Networks(replace(config, precision="16-mixed"))
     batch = Batch(torch.zeros(8, 5, 128, 128), mask, torch.arange(8))
     loss, _ = networks.loss(_Says(logits), batch)
@@ -371,7 +372,7 @@ def test_registries_refuse_unknown_names() -> None:
     with pytest.raises(ValueError, match="network='vgg': expected one of"):
         models.build_network(Config(network="vgg"))
     with pytest.raises(ValueError, match="loss='mse': expected one of"):
-        models.build_loss(Config(loss="mse"))
+        losses.build_loss(Config(loss="mse"))
 
 
 @pytest.mark.parametrize("network", sorted(models.NETWORKS))

@@ -5,10 +5,8 @@ from lggseg.utils.lazy import lazy_names
 __all__, __getattr__ = lazy_names(
     __name__,
     {
-        "segmentation": """
-            METRICS dice entropy expected_calibration_error patient_metrics reliability
-            slice_dices
-        """,
+        "calibration": "entropy expected_calibration_error reliability",
+        "segmentation": "METRICS dice patient_metrics slice_dices",
         "statistics": """
             agreement associations bootstrap_interval compare_all compare_paired rank_shares
             summarise

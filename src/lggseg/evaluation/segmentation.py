@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy import ndimage, special
+from scipy import ndimage
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
@@ -46,13 +46,13 @@ def dice(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 def iou(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Intersection over union, the Jaccard index."""
-    return _ratio(np.count_nonzero(truth & prediction), np.count_nonzero(truth | prediction))
+    return ratio(np.count_nonzero(truth & prediction), np.count_nonzero(truth | prediction))
 
 
 def precision(truth: np.ndarray, prediction: np.ndarray) -> float:
     """The share of the predicted voxels that are tumour."""
     right, found = np.count_nonzero(truth & prediction), np.count_nonzero(prediction)
-    return _ratio(right, found, empty=float(not truth.any()))
+    return ratio(right, found, empty=float(not truth.any()))
 
 
 def recall(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -60,7 +60,7 @@ def recall(truth: np.ndarray, prediction: np.ndarray) -> float:
     return precision(prediction, truth)
 
 
-def _ratio(part: Any, whole: Any, empty: float = 1.0) -> float:
+def ratio(part: Any, whole: Any, empty: float = 1.0) -> float:
     return float(part / whole) if whole else empty
 
 
@@ -105,7 +105,7 @@ def lesion_f1(truth: np.ndarray, prediction: np.ndarray) -> float:
         return float(true_count == predicted_count)
     recall = np.count_nonzero(np.unique(true_lesions[prediction])) / true_count
     precision = np.count_nonzero(np.unique(predicted_lesions[truth])) / predicted_count
-    return _ratio(2 * precision * recall, precision + recall, empty=0.0)
+    return ratio(2 * precision * recall, precision + recall, empty=0.0)
 
 
 def slice_dice(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -162,35 +162,3 @@ def patient_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, floa
             f"{prediction.shape}; expected two bool volumes (slices, height, width) alike"
         )
     return {name: metric(truth, prediction) for name, metric in METRICS.items()}
-
-
-def expected_dice(probability: np.ndarray, prediction: np.ndarray) -> float:
-    """The Dice that the model itself expects, without a truth: 2 Σ p m / (Σ p + Σ m) over the
-    volume, for probabilities p and its mask m. 1 where both are empty.
-
-    If the probabilities are right, it is the ratio of the expected overlap and the expected sizes.
-    """
-    overlap, sizes = float(probability[prediction].sum()), float(probability.sum())
-    return _ratio(2 * overlap, sizes + np.count_nonzero(prediction))
-
-
-def reliability(probability: np.ndarray, truth: np.ndarray, bins: int = 15) -> np.ndarray:
-    """Voxels, the sum of their probabilities, and tumour voxels in each of equal-width bins of the
-    probability: float64 ``(bins, 3)``. Tables of several patients add up."""
-    bin_of = np.minimum((probability.ravel() * bins).astype(np.intp), bins - 1)
-    weights = (None, probability.ravel(), truth.ravel())
-    return np.stack([np.bincount(bin_of, w, bins).astype(float) for w in weights], axis=1)
-
-
-def expected_calibration_error(table: np.ndarray) -> float:
-    """Mean gap between predicted probability and observed frequency, over the bins of
-    :func:`reliability` weighted by their voxels (Guo et al. 2017, equation 3, for the tumour
-    class)."""
-    voxels, probabilities, tumours = table.T
-    return float(np.abs(probabilities - tumours).sum() / voxels.sum())
-
-
-def entropy(probability: np.ndarray) -> np.ndarray:
-    """Entropy of each voxel's label in bits, from 0 (sure) to 1 (either): float32, same shape."""
-    nats = special.entr(probability) + special.entr(1 - probability)
-    return np.asarray(nats / np.log(2), dtype=np.float32)

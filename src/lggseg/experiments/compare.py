@@ -17,7 +17,7 @@ from lggseg.data.splits import check_patients, patients_of, split_fingerprint
 from lggseg.experiments.cross_validation import check_folds, score_folds
 from lggseg.inference.evaluate import evaluate
 from lggseg.inference.segmenter import Prediction, Segmenter
-from lggseg.models import networks
+from lggseg.models import profiling
 from lggseg.preprocessing.volume import SIZE
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import read_table, write_table
@@ -157,7 +157,7 @@ def costs(configs: Mapping[str, Config], run: Path | str) -> pd.DataFrame:
     for name, config in configs.items():
         model = _fold_models(Path(run) / name)[0]
         rows[name] = {
-            **networks.describe(config),
+            **profiling.describe(config),
             "epochs": config.epochs,
             "training_seconds": training_seconds(Path(run) / name),
             "model_mib": (model / "model.onnx").stat().st_size / 2**20,

@@ -15,9 +15,7 @@ from lggseg.data.splits import NO_FOLD, folds_of
 from lggseg.evaluation.statistics import summarise
 from lggseg.inference.model_folder import amend_card
 from lggseg.training.checks import check_start
-from lggseg.training.run_folder import (
-    find_run,
-)
+from lggseg.training.run_folder import find_run
 from lggseg.training.train import train
 from lggseg.utils.files import read_table, write_table
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lggseg.evaluation.segmentation import expected_calibration_error, patient_metrics, reliability
+from lggseg.evaluation.calibration import expected_calibration_error, reliability
+from lggseg.evaluation.segmentation import patient_metrics
 from lggseg.utils.progress import progress_bar
 
 if TYPE_CHECKING:

@@ -18,15 +18,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lggseg.config import Config
-from lggseg.evaluation.segmentation import expected_dice
+from lggseg.evaluation.calibration import expected_dice
 from lggseg.inference.model_folder import Engine, read_card
-from lggseg.preprocessing.volume import (
-    FLAIR,
-    SIZE,
-    channel_statistics,
-    drop_small_parts,
-    stack_channels,
-)
+from lggseg.preprocessing.postprocessing import drop_small_parts
+from lggseg.preprocessing.volume import FLAIR, SIZE, channel_statistics, stack_channels
 
 if TYPE_CHECKING:
     pass
@@ -52,7 +47,7 @@ class Prediction:
     @property
     def expected_dice(self) -> float:
         """How good the model thinks the mask is
-        (:func:`lggseg.evaluation.segmentation.expected_dice`)."""
+        (:func:`lggseg.evaluation.calibration.expected_dice`)."""
         return expected_dice(self.probability, self.mask)
 
 

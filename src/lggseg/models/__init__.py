@@ -5,6 +5,8 @@ from lggseg.utils.lazy import lazy_names
 __all__, __getattr__ = lazy_names(
     __name__,
     {
-        "networks": "Body LOSSES NETWORKS build_loss build_network describe",
+        "losses": "LOSSES build_loss",
+        "networks": "Body NETWORKS build_network",
+        "profiling": "describe",
     },
 )

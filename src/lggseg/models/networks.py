@@ -1,4 +1,4 @@
-"""The registries of networks and losses."""
+"""The networks that a config can name."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from monai.losses import DiceFocalLoss, DiceLoss, TverskyLoss
 from monai.networks.nets import AttentionUnet, SwinUNETR, UNet
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from lggseg.config import Config
 
@@ -79,65 +76,3 @@ def build_network(config: Config) -> nn.Module:
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return network
-
-
-def describe(config: Config) -> dict[str, float]:
-    """The network's parameters, its multiply_adds for one slice at ``config.size``, and
-    activation_mib: what a training step of ``config.batch_size`` slices keeps for the way back, in
-    MiB of 32-bit numbers.
-
-    >>> facts = {name: describe(Config(network=name, downsample=4)) for name in NETWORKS}
-    >>> min(facts, key=lambda name: facts[name]["multiply_adds"])
-    'unet'
-    """
-    network = build_network(config).eval()
-    image = torch.zeros(1, config.channels, config.size, config.size)
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(image)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    # The counter takes a multiplication and an addition for two operations.
-    adds = counter.get_total_flops() // 2
-    activations = config.batch_size * (_saved_mib(config, 3) - _saved_mib(config, 2))
-    return {"parameters": parameters, "multiply_adds": adds, "activation_mib": activations}
-
-
-def _saved_mib(config: Config, slices: int) -> float:
-    """MiB of the tensors that autograd keeps of a forward pass, each storage counted once."""
-    network = build_network(config)
-    storages: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(torch.zeros(slices, config.channels, config.size, config.size))
-    return sum(storage.nbytes() for storage in storages.values()) / 2**20
-
-
-# The Dice terms pool the whole batch, so tumour-free slices count without a smoothing constant
-# deciding what an empty slice is worth.
-_batch_dice = DiceLoss(sigmoid=True, batch=True)
-_dice_focal = DiceFocalLoss(sigmoid=True, batch=True)
-
-
-def _dice_bce(logits: Tensor, mask: Tensor) -> Tensor:
-    return _batch_dice(logits, mask) + F.binary_cross_entropy_with_logits(logits, mask)
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "dice_bce": _dice_bce,
-    "dice_focal": _dice_focal,
-    "dice": _batch_dice,
-    "tversky": TverskyLoss(sigmoid=True, alpha=0.3, beta=0.7, batch=True),
-}
-
-
-def build_loss(config: Config) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss ``config.loss``: logits and mask ``(slices, 1, size, size)`` → a scalar.
-
-    Raises ``ValueError`` when the registry has no such name.
-    """
-    if config.loss not in LOSSES:
-        raise ValueError(f"loss={config.loss!r}: expected one of {sorted(LOSSES)}")
-    return LOSSES[config.loss]

@@ -462,7 +462,7 @@ def disagreement(cohort: Cohort, dice: pd.DataFrame) -> Figure:
 
 def reliability(cohort: Cohort, tables: Mapping[str, np.ndarray]) -> Figure:
     """Observed tumour frequency against predicted probability, of the tables of
-    :func:`lggseg.evaluation.segmentation.reliability`, and how many voxels have which
+    :func:`lggseg.evaluation.calibration.reliability`, and how many voxels have which
     probability."""
     figure, axes = _figure(cohort, "Are the probabilities right?", (9, 4), 1, 2)
     axes[0].plot([0, 1], [0, 1], color=GREY, linewidth=0.8)

@@ -3,8 +3,9 @@
 It imports nothing else of the package lggseg, since MONAI bundles hold a copy; licence: MIT.
 """
 
+from .postprocessing import drop_small_parts
 from .resampling import Grid
-from .volume import CHANNELS, FLAIR, SIZE, channel_statistics, drop_small_parts, stack_channels
+from .volume import CHANNELS, FLAIR, SIZE, channel_statistics, stack_channels
 
 __all__ = [
     "CHANNELS",

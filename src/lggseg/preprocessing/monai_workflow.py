@@ -23,9 +23,10 @@ from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys, convert_to_dst_type, convert_to_numpy
 from torch import Tensor
 
+from .postprocessing import drop_small_parts
 from .resampling import Grid, finite, slices_apart
 from .transforms import normalise, shrink, with_neighbours
-from .volume import CHANNELS, FLAIR, channel_statistics, drop_small_parts, stack_channels
+from .volume import CHANNELS, FLAIR, channel_statistics, stack_channels
 
 SEQUENCES = ("pre", "flair", "post")  # the file names of CHANNELS
 
@@ -175,7 +176,7 @@ class ToNetworkInputd(MapTransform):
 
 
 class DropSmallPartsd(MapTransform):
-    """:func:`.volume.drop_small_parts` of masks ``(1, slices, height, width)``."""
+    """:func:`.postprocessing.drop_small_parts` of masks ``(1, slices, height, width)``."""
 
     def __init__(self, keys: KeysCollection, share: float) -> None:
         super().__init__(keys)

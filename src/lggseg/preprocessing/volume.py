@@ -1,4 +1,4 @@
-"""A volume in NumPy: its sequences, its statistics, the network's channels, the parts of a mask.
+"""A volume in NumPy: its sequences, its statistics, the network's channels.
 
 What a client and a server need without torch; training uses the same functions.
 """
@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 from skimage.filters import threshold_otsu
-from skimage.measure import label
 
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
+
+
 FLAIR = 1
+
+
 SIZE = 256
+
+
 # The brightest grey level of a slice that shows nothing but noise.
 BLANK = 15
 
@@ -59,17 +64,3 @@ def stack_channels(volume: np.ndarray, neighbours: bool, apart: int = 1) -> np.n
     above = np.r_[flair[:apart], flair[:-apart]]
     below = np.r_[flair[apart:], flair[-apart:]]
     return np.concatenate([channels, above, below], axis=1)
-
-
-def drop_small_parts(mask: np.ndarray, share: float) -> np.ndarray:
-    """The mask without connected parts (by faces, edges or corners) of fewer voxels than this
-    share of the largest part: bool ``(slices, height, width)``.
-
-    >>> mask = np.array([[[True, True, True, True, False, True]]])
-    >>> drop_small_parts(mask, 0.5).astype(int).tolist()
-    [[[1, 1, 1, 1, 0, 0]]]
-    """
-    parts = label(mask, connectivity=3)
-    voxels = np.bincount(parts.ravel())
-    voxels[0] = 0
-    return mask & (voxels >= share * voxels.max())[parts]

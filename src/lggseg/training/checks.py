@@ -10,7 +10,7 @@ import torch
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import MAKE, check_no_leakage, check_patients, patients_of, slice_sides
-from lggseg.models import networks
+from lggseg.models import losses, networks
 from lggseg.training import loggers
 from lggseg.utils.errors import DataError
 
@@ -26,7 +26,7 @@ def check_start(
     """
     check_accelerator(config)
     networks.network_body(config)
-    networks.build_loss(config)
+    losses.build_loss(config)
     loggers.check_tracker(config)
     check_patients(split, cohort)
     check_no_leakage(cohort, slice_sides(cohort, split))

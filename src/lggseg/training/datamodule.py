@@ -22,7 +22,7 @@ from lggseg.config import Config
 from lggseg.data.cohort import Cohort, subset
 from lggseg.preprocessing import transforms
 from lggseg.preprocessing.volume import channel_statistics
-from lggseg.training import distributed
+from lggseg.training import augmentation, distributed
 
 # Slices that a GPU validates at once; a CPU is faster with fewer.
 VALIDATION_BATCH = 128
@@ -118,8 +118,8 @@ class DeviceCohort:
         stack = self.gather(rows)
         if strength:
             # Before normalising, so that what comes in from outside is air.
-            matrix = transforms.random_affine(len(rows), strength, rows.device, generator)
-            stack = transforms.warp(stack, matrix)
+            matrix = augmentation.random_affine(len(rows), strength, rows.device, generator)
+            stack = augmentation.warp(stack, matrix)
         image, mask = stack[:, :-1], stack[:, -1:] / 255
         patient = self.patient[rows]
         air, contrast = (
@@ -128,11 +128,11 @@ class DeviceCohort:
         )
         image = transforms.normalise(image, air, contrast)
         if training and self.config.sequence_dropout:
-            image = transforms.drop_sequences(image, self.config.sequence_dropout, generator)
+            image = augmentation.drop_sequences(image, self.config.sequence_dropout, generator)
         if strength and self.config.paste:
-            transforms.paste_tumours(image, mask)
+            augmentation.paste_tumours(image, mask)
         if strength:
-            image = transforms.vary_intensity(image, strength, generator)
+            image = augmentation.vary_intensity(image, strength, generator)
         return Batch(image.contiguous(memory_format=torch.channels_last), mask, rows)
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.evaluation.segmentation import dice_from_counts
-from lggseg.models.networks import build_loss, build_network
+from lggseg.models.losses import build_loss
+from lggseg.models.networks import build_network
 from lggseg.preprocessing import transforms
 from lggseg.training import cuda_graph, distributed
 from lggseg.training.datamodule import Batch, DeviceCohort
