@@ -38,7 +38,7 @@ from lggseg.config import Config, profile
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.simulation import make_cohort
 from lggseg.data.splits import make_split
-from lggseg.experiments import search
+from lggseg.experiments import search, search_results
 from lggseg.training.train import train
 from lggseg.utils.files import write_json
 
@@ -168,7 +168,7 @@ def tune_stage(cohort: Cohort) -> Stage:
         search.validation_dice = imitate
         search.HEARTBEAT, search.GRACE = 1, 2
         table = search.tune(CONFIG, cohort, split, folder, trials=TRIALS, progress=False)
-        search.best_config(table, CONFIG).save(folder / "best.json")
+        search_results.best_config(table, CONFIG).save(folder / "best.json")
 
     def read(folder: Path, whole: Path) -> None:
         files = visible(folder)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from lggseg import cli
+from lggseg import cli, commands
 
 
 def main() -> int:
@@ -11,7 +11,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_train_options(parser)
     options = parser.parse_args()
-    return cli.run(lambda: cli.train_from_options(options))
+    return cli.run(lambda: commands.train_from_options(options))
 
 
 if __name__ == "__main__":

@@ -247,14 +247,44 @@ def test_everything_public_is_documented() -> None:
     assert bare == []
 
 
-def test_functions_are_short() -> None:
-    """The proportions of torchio: half of its functions have at most 10 lines, 90 % at most 29."""
-    lengths = [
-        (node.end_lineno or 0) - node.lineno + 1
-        for tree in TREES.values()
+LONGEST_FUNCTION, LONGEST_FILE = 40, 350
+
+
+def function_lengths(tree: ast.Module) -> dict[str, int]:
+    """The lines of each function of a module, by its name and its first line."""
+    return {
+        f"{node.name}:{node.lineno}": (node.end_lineno or 0) - node.lineno + 1
         for node in ast.walk(tree)
         if isinstance(node, Function)
+    }
+
+
+def too_long(texts: Mapping[str, str]) -> list[str]:
+    """The modules and functions that are longer than they may be."""
+    files = [name for name, text in texts.items() if len(text.splitlines()) > LONGEST_FILE]
+    return files + [
+        f"{module}.{name}"
+        for module, text in texts.items()
+        for name, length in function_lengths(ast.parse(text)).items()
+        if length > LONGEST_FUNCTION
     ]
+
+
+def test_no_file_and_no_function_is_long() -> None:
+    paths = sorted(SOURCE.rglob("*.py"))
+    assert too_long({str(path.relative_to(SOURCE)): path.read_text() for path in paths}) == []
+
+
+def test_a_made_up_long_file_and_function_are_found() -> None:
+    line = "    x = 1\n"
+    assert too_long({"short": "def f():\n" + line * (LONGEST_FUNCTION - 1)}) == []
+    assert too_long({"long": "def f():\n" + line * LONGEST_FUNCTION}) == ["long.f:1"]
+    assert too_long({"long": "x = 1\n" * (LONGEST_FILE + 1)}) == ["long"]
+
+
+def test_functions_are_short() -> None:
+    """The proportions of torchio: half of its functions have at most 10 lines, 90 % at most 29."""
+    lengths = [length for tree in TREES.values() for length in function_lengths(tree).values()]
     assert len(lengths) > 500
     assert median(lengths) <= 10
     assert quantiles(lengths, n=10)[-1] <= 29

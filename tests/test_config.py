@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lggseg import config as configuration
 from lggseg.config import Config
+from lggseg.experiments import search_space
 from lggseg.utils.errors import DataError
 
 configs = st.builds(
@@ -89,29 +90,29 @@ def test_every_knob_is_explained() -> None:
 
 
 def test_search_space_lies_inside_the_knobs_limits() -> None:
-    for name, space in configuration.SEARCH_SPACE.items():
-        ends = space.values if isinstance(space, configuration.Choice) else (space.low, space.high)
+    for name, space in search_space.SEARCH_SPACE.items():
+        ends = space.values if isinstance(space, search_space.Choice) else (space.low, space.high)
         for value in ends:
             assert getattr(replace(Config(), **{name: value}), name) == value
 
 
 def test_sagemaker_gets_the_same_space_as_strings_that_parse_back() -> None:
-    ranges = configuration.sagemaker_ranges()
+    ranges = search_space.sagemaker_ranges()
     names = [entry["Name"] for entries in ranges.values() for entry in entries]
-    assert sorted(names) == sorted(configuration.SEARCH_SPACE)
+    assert sorted(names) == sorted(search_space.SEARCH_SPACE)
     for entry in ranges["ContinuousParameterRanges"]:
         for end in ("MinValue", "MaxValue"):
             Config.from_strings({entry["Name"]: entry[end]})
         assert entry["ScalingType"] in ("Linear", "Logarithmic")
     for entry in ranges["CategoricalParameterRanges"]:
-        space = configuration.SEARCH_SPACE[entry["Name"]]
+        space = search_space.SEARCH_SPACE[entry["Name"]]
         parsed = [Config.from_strings({entry["Name"]: text}) for text in entry["Values"]]
         assert tuple(getattr(config, entry["Name"]) for config in parsed) == space.values
 
 
 def test_a_space_reads_well() -> None:
-    assert str(configuration.Range(5e-4, 0.02, log=True)) == "0.0005 to 0.02, logarithmic"
-    assert str(configuration.Choice(("a", "b"))) == "a, b"
+    assert str(search_space.Range(5e-4, 0.02, log=True)) == "0.0005 to 0.02, logarithmic"
+    assert str(search_space.Choice(("a", "b"))) == "a, b"
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from lggseg.cloud import registry
 from lggseg.cloud.account import Account, open_account
 from lggseg.cloud.cleanup import find_everything
 from lggseg.cloud.endpoints import deploy
-from lggseg.config import SEARCH_SPACE
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split, split_fingerprint, write_split
+from lggseg.experiments.search_space import SEARCH_SPACE
 from lggseg.inference.segmenter import Segmenter
 from lggseg.notebooks import execute
 

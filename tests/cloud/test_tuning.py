@@ -12,10 +12,11 @@ import pytest
 from lggseg.cloud import tuning
 from lggseg.cloud.account import Account
 from lggseg.cloud.cost import Plan
-from lggseg.config import SEARCH_SPACE, Config, sagemaker_ranges
+from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split
-from lggseg.experiments import search as here
+from lggseg.experiments import search_results
+from lggseg.experiments.search_space import SEARCH_SPACE, sagemaker_ranges
 from lggseg.training.loggers import OBJECTIVE
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def test_the_table_is_that_of_optuna(
     assert table["state"].tolist() == ["complete", "pruned", "complete"]
     assert table["seconds"].tolist() == [90.0] * 3
     assert table["width"].tolist() == [48, 32, 32] and table["paste"].tolist()[1] is False
-    best = here.best_config(table, CONFIG)
+    best = search_results.best_config(table, CONFIG)
     assert best == replace(CONFIG, loss="dice_focal", learning_rate=0.002)
 
     study = optuna.create_study()
@@ -110,7 +111,7 @@ def test_the_table_is_that_of_optuna(
             value=0.5,
         )
     )
-    fixed = list(here.trials_table(study))[:-1]
+    fixed = list(search_results.trials_table(study))[:-1]
     assert list(table) == [*fixed, *SEARCH_SPACE]
 
 

@@ -17,7 +17,7 @@ import tifffile
 from kills import group_lives
 from scipy import ndimage
 
-from lggseg.data import simulation
+from lggseg.data import simulated_anatomy, simulation
 from lggseg.utils.errors import DataError
 
 # The header of Kaggle's data.csv.
@@ -152,7 +152,7 @@ def test_the_template_is_what_nilearn_loads() -> None:
         image = getattr(datasets, f"load_mni152_{name}")(resolution=1)
         return image.get_fdata(dtype=np.float32).transpose(2, 1, 0)[:, ::-1]
 
-    maps, drawn = simulation._template()
+    maps, drawn = simulated_anatomy.template()
     gray, white, *_ = maps.T.reshape(5, *drawn.shape)
     assert np.array_equal(gray, load("gm_template"))
     assert np.array_equal(white, load("wm_template"))
@@ -164,11 +164,13 @@ def test_interpolation_is_that_of_scipy() -> None:
     rng = np.random.default_rng(0)
     coarse = rng.standard_normal((9, 12, 7), dtype=np.float32)
     zoomed = ndimage.zoom(coarse, (20 / 9, 31 / 12, 44 / 7), order=1, mode="nearest")
-    assert np.allclose(simulation._stretched(coarse, (20, 31, 44)), zoomed, rtol=0, atol=1e-6)
-    maps, drawn = simulation._template()
+    assert np.allclose(
+        simulated_anatomy._stretched(coarse, (20, 31, 44)), zoomed, rtol=0, atol=1e-6
+    )
+    maps, drawn = simulated_anatomy.template()
     place = rng.uniform(-5, 240, (3, 2, 60, 60)).astype(np.float32)
     place[:, 0, 0, 0] = np.array(drawn.shape) - 1
-    found = simulation._interpolated(place)
+    found = simulated_anatomy._interpolated(place)
     for tissue, values in zip(maps.T.reshape(5, *drawn.shape), found, strict=True):
         expected = ndimage.map_coordinates(tissue, place, order=1)
         # Outside the skin nothing is drawn.
@@ -232,11 +234,13 @@ def _roundness(mask: np.ndarray) -> float:
 def test_tumours_of_a_high_cluster_have_rougher_borders() -> None:
     white = np.ones((24, 192, 192), np.float32)
     empty = np.zeros_like(white)
-    anatomy = simulation.Anatomy(empty, white, empty, white, white)
+    anatomy = simulated_anatomy.Anatomy(empty, white, empty, white, white)
 
     def roundness(cluster: int, seed: int) -> float:
         rng = np.random.default_rng(seed)
-        mask, extent = simulation.make_tumour(anatomy, simulation.irregularity(cluster, rng), rng)
+        mask, extent = simulated_anatomy.make_tumour(
+            anatomy, simulation.irregularity(cluster, rng), rng
+        )
         assert extent.shape == mask.shape and extent.min() >= 0 and extent.max() <= 1
         return _roundness(mask)
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from trainings import CONFIG
 
-from lggseg.config import SEARCH_SPACE
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split
 from lggseg.experiments import compare
+from lggseg.experiments.search_space import SEARCH_SPACE
 from lggseg.inference.model_folder import read_card, write_card
 from lggseg.inference.onnx_export import export_model
 from lggseg.inference.segmenter import Segmenter

@@ -21,10 +21,11 @@ from optuna.trial import TrialState
 from trainings import CONFIG
 
 from lggseg import cli
-from lggseg.config import SEARCH_SPACE, Choice, Config
+from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split
-from lggseg.experiments import search
+from lggseg.experiments import search, search_results
+from lggseg.experiments.search_space import SEARCH_SPACE, Choice
 from lggseg.training.module import NonFiniteLoss
 from lggseg.utils.errors import DataError
 
@@ -66,7 +67,7 @@ def test_search_finds_the_best_and_prunes(
     assert len(table) == 25 and set(table["state"]) == {"complete", "pruned"}
     assert (table.loc[table["state"] == "pruned", "epochs"] < 5).all()
     assert pd.read_csv(tmp_path / "trials.csv")["number"].tolist() == table["number"].tolist()
-    best = search.best_config(table, config)
+    best = search_results.best_config(table, config)
     assert best.learning_rate == pytest.approx(3e-3, rel=0.5)
     assert best.epochs == 5 and best.paste in (True, False)
     assert set(SEARCH_SPACE) <= set(table.columns)
@@ -159,7 +160,7 @@ def test_killed_search_resumes_to_the_exact_number(shared_tree: Path, tmp_path: 
     assert [worker.wait() for worker in workers] == [0, 0]
     states = pd.read_csv(table)["state"]
     assert len(states) == before + 3 and set(states) == {"complete"}
-    assert len(search.trials_table(search.open_study(folder))) == before + 3
+    assert len(search_results.trials_table(search.open_study(folder))) == before + 3
 
 
 def leave_a_trial_without_a_heartbeat(folder: Path) -> None:
@@ -267,15 +268,15 @@ def test_the_knob_that_matters_is_the_important_one() -> None:
                 row[name] = rng.uniform(space.low, space.high)
         rows.append({**row, "dice": 0.5 + row["dropout"]})
     table = pd.DataFrame(rows)
-    found = search.importances(table)
+    found = search_results.importances(table)
     assert found.idxmax() == "dropout" and found.sum() == pytest.approx(1)
     assert set(found.index) == set(SEARCH_SPACE)
-    assert (search.importances(table.assign(dice=0.5)) == 0).all()
+    assert (search_results.importances(table.assign(dice=0.5)) == 0).all()
 
 
 def test_no_completed_trial() -> None:
     with pytest.raises(ValueError, match="no completed trial"):
-        search.best_config(pd.DataFrame({"state": ["pruned"], "dice": [0.5]}), Config())
+        search_results.best_config(pd.DataFrame({"state": ["pruned"], "dice": [0.5]}), Config())
 
 
 def test_command_searches_with_two_workers(

@@ -12,8 +12,9 @@ import numpy as np
 
 from lggseg.cloud.account import Account
 from lggseg.cloud.container import TABLES
-from lggseg.config import SEARCH_SPACE, Config
+from lggseg.config import Config
 from lggseg.data.codecs import mask_tiff
+from lggseg.experiments.search_space import SEARCH_SPACE
 from lggseg.inference.model_folder import FILES
 from lggseg.training.loggers import OBJECTIVE
 

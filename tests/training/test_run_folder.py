@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from trainings import CONFIG, SCRIPT
 from trees import write_tree
 
-from lggseg import cli
+from lggseg import cli, commands
 from lggseg.cloud import container
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort, load_cohort
@@ -187,9 +187,9 @@ def test_no_command_resumes_on_other_data(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cli, "read_json", lambda *_: {})
-    monkeypatch.setattr(cli, "_summary", lambda *_: {})
-    monkeypatch.setattr(cli, "_print_dice", lambda *_: None)
+    monkeypatch.setattr(commands, "read_json", lambda *_: {})
+    monkeypatch.setattr(commands, "_summary", lambda *_: {})
+    monkeypatch.setattr(commands, "_print_dice", lambda *_: None)
     monkeypatch.setattr(cross_validation, "amend_card", lambda *_: None)
     run, imitation.stop_after = tmp_path / "run", 100 if finished else 1
     assert cli.main(command(name, eight, run)) == (0 if finished else 143)

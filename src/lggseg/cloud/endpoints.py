@@ -1,4 +1,13 @@
-"""``deploy(model, where)`` → :class:`Endpoint`: the same server, started where it is wanted."""
+"""``deploy(model, where)`` → :class:`Endpoint`: the same server, started where it is wanted.
+
+kind, on AWS: ``real-time`` and ``asynchronous`` are one ``instance``; the latter takes requests
+and gives answers through S3, and queues them. ``serverless`` costs by the request instead, but
+wakes up for seconds, and is asked for 8 slices at a time, since it takes little.
+
+instances, capture: of a real-time endpoint. Under load it gets up to so many instances, each of
+which costs. With ``capture`` every scan that is sent, and its answer, are kept in the run's
+encrypted folder until :func:`lggseg.cloud.clean_up`: only for scans that may be kept.
+"""
 
 from __future__ import annotations
 
@@ -45,16 +54,8 @@ def deploy(
     ``lggseg:serve``, which listens on all interfaces). ``sagemaker``: an endpoint on AWS, which
     costs money until it is deleted.
 
-    kind, on AWS: ``real-time`` and ``asynchronous`` are one ``instance``; the latter takes requests
-    and gives answers through S3, and queues them. ``serverless`` costs by the request instead, but
-    wakes up for seconds, and is asked for 8 slices at a time, since it takes little.
-
-    instances, capture: of a real-time endpoint. Under load it gets up to so many instances, each of
-    which costs. With ``capture`` every scan that is sent, and its answer, are kept in the run's
-    encrypted folder until :func:`lggseg.cloud.clean_up`: only for scans that may be kept.
-
     port: on this machine; 0: any free one. account: by default what
-    :func:`lggseg.cloud.account.open_account` opens.
+    :func:`lggseg.cloud.account.open_account` opens. The others are for AWS: see this module.
 
     Raises ``DataError`` for a folder without a model, ``RuntimeError`` with the next step where
     something is missing (see :mod:`lggseg.cloud.preflight`) or the server does not start; nothing
@@ -67,25 +68,38 @@ def deploy(
     np.False_
     """
     Segmenter.load(model)
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}: expected one of {KINDS}")
-    if (instances > 1 or capture) and kind != "real-time":
-        raise ValueError(f"kind={kind!r}: expected real-time where it scales or captures")
+    _check_kind(kind, instances > 1 or capture)
     if where == "here":
         return _start(Path(model), free_port(port))
     if where == "sagemaker-local":
-        from lggseg.cloud.local_mode import deploy_locally
-
-        return deploy_locally(Path(model), free_port(port))
+        return _start_in_docker(Path(model), free_port(port))
     if where == "sagemaker":
-        from lggseg.cloud.account import open_account
-        from lggseg.cloud.hosting import deploy_on_aws
-
-        account = account or open_account()
-        return deploy_on_aws(
-            Path(model), account, instance, kind, instances=instances, capture=capture
-        )
+        return _start_on_aws(Path(model), account, instance, kind, instances, capture)
     raise ValueError(f"where={where!r}: expected one of {PLACES}")
+
+
+def _start_in_docker(model: Path, port: int) -> Endpoint:
+    from lggseg.cloud.local_mode import deploy_locally
+
+    return deploy_locally(model, port)
+
+
+def _start_on_aws(
+    model: Path, account: Account | None, instance: str, kind: str, instances: int, capture: bool
+) -> Endpoint:
+    from lggseg.cloud.account import open_account
+    from lggseg.cloud.hosting import deploy_on_aws
+
+    account = account or open_account()
+    return deploy_on_aws(model, account, instance, kind, instances=instances, capture=capture)
+
+
+def _check_kind(kind: str, real_time: bool) -> None:
+    """Whether there is such an endpoint; ``real_time``: asked for what only that kind does."""
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}: expected one of {KINDS}")
+    if real_time and kind != "real-time":
+        raise ValueError(f"kind={kind!r}: expected real-time where it scales or captures")
 
 
 def _start(model: Path, port: int) -> Endpoint:

@@ -15,8 +15,9 @@ from lggseg.cloud.account import Account, open_account
 from lggseg.cloud.cost import Plan
 from lggseg.cloud.jobs import ENDED, input_data, model_trainer
 from lggseg.cloud.storage import upload
-from lggseg.config import SEARCH_SPACE, Config, sagemaker_ranges
+from lggseg.config import Config
 from lggseg.data.cohort import Cohort
+from lggseg.experiments.search_space import SEARCH_SPACE, sagemaker_ranges
 from lggseg.training.loggers import OBJECTIVE, metric_definitions
 
 POLL_SECONDS = 30
@@ -56,8 +57,9 @@ def start_tuning(
     parallel: int = 2,
     parents: Sequence[str] = (),
 ) -> str:
-    """Start a search of ``plan.jobs`` trainings over :data:`lggseg.config.SEARCH_SPACE`, at most
-    ``parallel`` at a time; returns the name of the tuning job without waiting.
+    """Start a search of ``plan.jobs`` trainings over
+    :data:`lggseg.experiments.search_space.SEARCH_SPACE`, at most ``parallel`` at a time; returns
+    the name of the tuning job without waiting.
 
     A training that falls behind is stopped early. Each ends after ``plan.hours``, the whole after
     as long as they take one after the other. parents: names of earlier tuning jobs on the same
@@ -144,7 +146,7 @@ def wait_for_tuning(name: str, account: Account) -> None:
 
 
 def trials_table(name: str, account: Account, config: Config) -> pd.DataFrame:
-    """The trainings of a tuning job as :func:`lggseg.experiments.search.trials_table` shows
+    """The trainings of a tuning job as :func:`lggseg.experiments.search_results.trials_table` shows
     Optuna's trials: one row per finished one: number, state, dice, epochs (unknown of a pruned
     one), seconds, then the knobs. Raises ``RuntimeError`` with the reason when none has
     finished."""

@@ -55,12 +55,14 @@ def _read_tiff(path: Path, samples: int, most: int, expected: str, action: str) 
 
 
 def read_image(path: Path) -> np.ndarray:
+    """One slice: uint8 ``(256, 256, 3)``. Raises ``DataError``."""
     expected = f"uint8 of shape ({SIZE}, {SIZE}, 3): pre-contrast, FLAIR, post-contrast"
     action = "Convert the slice: 8 bits, 256×256 pixels, three channels."
     return _read_tiff(path, 3, 1, expected, action)[0]
 
 
 def read_mask(path: Path) -> np.ndarray:
+    """One mask: uint8 ``(256, 256)``, 0 and 255. Raises ``DataError``."""
     expected, action = f"uint8 of shape ({SIZE}, {SIZE})", "Convert the mask to one 8-bit channel."
     mask = _read_tiff(path, 1, 1, expected, action)[0, ..., 0]
     if np.any((mask != 0) & (mask != 255)):

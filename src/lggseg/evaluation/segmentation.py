@@ -61,6 +61,7 @@ def recall(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def ratio(part: Any, whole: Any, empty: float = 1.0) -> float:
+    """``part / whole``, and ``empty`` where the whole is 0."""
     return float(part / whole) if whole else empty
 
 

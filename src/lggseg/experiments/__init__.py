@@ -7,7 +7,8 @@ __all__, __getattr__ = lazy_names(
     {
         "compare": "per_patient",
         "cross_validation": "crossvalidate score_folds",
-        "search": "best_config gain_elsewhere importances trials_table tune",
+        "search": "gain_elsewhere tune",
+        "search_results": "best_config importances trials_table",
         "side_by_side": "train_together",
     },
 )

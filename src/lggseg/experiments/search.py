@@ -5,8 +5,6 @@ Only validation patients of the given folds are asked; test patients never are.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 import warnings
@@ -21,15 +19,16 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-import torch
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from lggseg.config import SEARCH_SPACE, Choice, Config
+from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import fold_sides, split_fingerprint
+from lggseg.experiments.search_results import FINISHED, trials_table
+from lggseg.experiments.search_space import SEARCH_SPACE, Choice
 from lggseg.training.checks import check_start
 from lggseg.training.module import NonFiniteLoss
 from lggseg.training.precision import choose_precision
@@ -38,9 +37,7 @@ from lggseg.utils.errors import DataError
 from lggseg.utils.files import locked, private_folder, write_table
 from lggseg.utils.progress import progress_bar
 from lggseg.utils.stopping import SIGNALS, Stopped
-from lggseg.utils.threads import threads_each
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # Seconds between signs of life of a running trial, and without one until it counts as killed.
 HEARTBEAT, GRACE = 5, 20
 
@@ -97,7 +94,7 @@ def _no_warnings() -> Iterator[None]:
 
 
 def suggest(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-    """A value of each knob of :data:`lggseg.config.SEARCH_SPACE`."""
+    """A value of each knob of :data:`lggseg.experiments.search_space.SEARCH_SPACE`."""
     values: dict[str, Any] = {}
     for name, space in SEARCH_SPACE.items():
         if isinstance(space, Choice):
@@ -305,60 +302,6 @@ def _finished_bar(study: optuna.Study, trials: int, progress: bool) -> Iterator[
         yield update
 
 
-def trials_table(study: optuna.Study) -> pd.DataFrame:
-    """One row per finished trial: number, state, dice (of a pruned one the last reported), epochs,
-    seconds, then the knobs."""
-    rows = []
-    for trial in study.get_trials(deepcopy=False, states=FINISHED):
-        steps = trial.intermediate_values
-        row = {
-            "number": trial.number,
-            "state": trial.state.name.lower(),
-            "dice": trial.value if trial.value is not None else steps[max(steps)],
-            "epochs": len(steps),
-            "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
-        }
-        rows.append({**row, **trial.params})
-    return pd.DataFrame(rows)
-
-
-def importances(table: pd.DataFrame) -> pd.Series:
-    """The share of the variance of Dice that each knob explains among the completed trials of
-    :func:`trials_table` or of SageMaker's tuner (fANOVA, Hutter 2014); 0 where there is nothing
-    to explain."""
-    complete = table[table["state"] == "complete"]
-    if complete["dice"].nunique() < 2:
-        return pd.Series(0.0, index=list(SEARCH_SPACE))
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize")
-    for row in complete.to_dict("records"):
-        knobs: dict[str, Any] = {name: row[name] for name in SEARCH_SPACE}
-        trial = optuna.trial.create_trial(
-            params=knobs, distributions=_distributions(), value=float(row["dice"])
-        )
-        study.add_trial(trial)
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator))
-
-
-def _distributions() -> dict[str, optuna.distributions.BaseDistribution]:
-    return {
-        name: optuna.distributions.CategoricalDistribution(space.values)
-        if isinstance(space, Choice)
-        else optuna.distributions.FloatDistribution(space.low, space.high, log=space.log)
-        for name, space in SEARCH_SPACE.items()
-    }
-
-
-def best_config(table: pd.DataFrame, config: Config) -> Config:
-    """``config`` with the knobs of the completed trial that scored best; ``ValueError`` without."""
-    complete = table[table["state"] == "complete"]
-    if complete.empty:
-        raise ValueError("found no completed trial: expected at least one; run more --trials")
-    best = complete.iloc[int(complete["dice"].to_numpy().argmax())]
-    return Config.from_strings({name: str(best[name]) for name in SEARCH_SPACE}, base=config)
-
-
 def gain_elsewhere(
     found: Config,
     start: Config,
@@ -385,27 +328,3 @@ def gain_elsewhere(
         for (fold, seed), scores in dice.items()
     ]
     return pd.concat(tables).reset_index()[["patient", "fold", "seed", "start", "found"]]
-
-
-@contextmanager
-def helpers(count: int, arguments: Sequence[str]) -> Iterator[None]:
-    """``count`` further processes of ``lggseg`` with these arguments, waited for at the end; they
-    and this one share the cores evenly."""
-    threads = threads_each(count + 1)
-    command = [sys.executable, "-m", "lggseg.cli", *arguments, "--workers", "1", "--worker"]
-    options: dict[str, Any] = {
-        "env": {**os.environ, "OMP_NUM_THREADS": str(threads)},
-        "stdout": subprocess.DEVNULL,
-    }
-    started = [subprocess.Popen([*command, str(n + 1)], **options) for n in range(count)]
-    if started:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    except BaseException:
-        for process in started:
-            process.terminate()
-        raise
-    finally:
-        for process in started:
-            process.wait()

@@ -7,10 +7,9 @@ else it runs (``lggseg.preprocessing.monai_workflow``) travels with it.
 from __future__ import annotations
 
 import io
-import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import monai
 import numpy as np
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 import lggseg
 from lggseg import preprocessing
 from lggseg.config import Config
+from lggseg.inference.bundle_docs import PACKAGES, data_of, description, scores_of, write_docs
 from lggseg.inference.segmenter import BATCH, Segmenter
 from lggseg.models.networks import network_body
 from lggseg.preprocessing.volume import CHANNELS, SIZE
@@ -30,45 +30,12 @@ SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
 )
+
+
 SCRIPTS = "scripts"
+
+
 WORKFLOW = f"{SCRIPTS}.monai_workflow"
-# What the bundle imports besides MONAI, torch and NumPy; einops is what MONAI's transformers need.
-PACKAGES = ("einops", "nibabel", "scikit-image", "scipy")
-
-
-class Data(NamedTuple):
-    """What a model was trained on, and what that means for its weights."""
-
-    source: str
-    licence: str
-    weights: str
-    references: list[str]
-
-
-_MIT = "MIT (https://opensource.org/license/mit)"
-_CC = "CC BY-NC-SA 4.0 (https://creativecommons.org/licenses/by-nc-sa/4.0/)"
-_BUDA = (
-    "Buda, M., Saha, A., Mazurowski, M. A.: Association of genomic subtypes of lower-grade gliomas "
-    "with shape features automatically extracted by a deep learning algorithm. Computers in "
-    "Biology and Medicine 109 (2019) 218–225. https://doi.org/10.1016/j.compbiomed.2019.05.002"
-)
-_MNI = (
-    "Fonov, V., et al.: Unbiased average age-appropriate atlases for pediatric studies. NeuroImage "
-    "54 (2011) 313–327. https://doi.org/10.1016/j.neuroimage.2010.07.033"
-)
-REAL = Data(
-    "LGG MRI segmentation, https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation, from "
-    "The Cancer Imaging Archive's TCGA-LGG collection",
-    f"{_CC}: attribution, non-commercial use, share alike",
-    f"{_CC}, as the data: attribution, non-commercial use, share alike",
-    [_BUDA],
-)
-SIMULATED = Data(
-    "the simulated cohort of lggseg, built on the MNI ICBM152 templates that nilearn ships",
-    "the MNI templates' own, which allows use, copies and changes with attribution",
-    _MIT,
-    [_MNI],
-)
 
 
 def export_bundle(model: Path | str, out: Path | str) -> Path:
@@ -100,7 +67,7 @@ def _write_bundle(model: Path, config: Config, card: dict[str, Any], out: Path) 
         write_json(metadata(config, card), root / "configs" / "metadata.json")
         _write_weights(model, root)
         _write_scripts(root / SCRIPTS)
-        _write_docs(model, config, card, root)
+        write_docs(model, config, card, root)
         root.rename(out)
 
 
@@ -134,6 +101,8 @@ def inference(config: Config) -> dict[str, Any]:
 
 
 _LOAD = {"load_dict": {"model": "@network"}, "map_location": "@device"}
+
+
 _RUN = {name: f"@{name}" for name in ("device", "network", "inferer", "postprocessing")}
 
 
@@ -208,7 +177,7 @@ def _postprocessing(config: Config) -> list[dict[str, Any]]:
 
 def metadata(config: Config, card: dict[str, Any]) -> dict[str, Any]:
     """The bundle's ``configs/metadata.json``, in MONAI's schema. card: the model folder's."""
-    data = _data(card)
+    data = data_of(card)
     return {
         "schema": SCHEMA,
         "version": lggseg.__version__,
@@ -218,42 +187,20 @@ def metadata(config: Config, card: dict[str, Any]) -> dict[str, Any]:
         "numpy_version": np.__version__,
         "required_packages_version": {name: version(name) for name in PACKAGES},
         "task": "Segmentation of lower-grade glioma in brain MRI",
-        "description": _description(config),
+        "description": description(config),
         "authors": "the lggseg authors",
         "copyright": "Copyright (c) 2026 the lggseg authors",
         "data_source": data.source,
         "data_type": "nibabel",
         "image_classes": "pre-contrast T1, FLAIR and post-contrast T1, registered to each other",
         "pred_classes": "1 the abnormality that FLAIR shows, 0 everything else",
-        "eval_metrics": _scores(card),
+        "eval_metrics": scores_of(card),
         "intended_use": "Teaching and research; not for clinical use",
         "references": data.references,
         "network_data_format": {
             "inputs": {"image": _image(config)},
             "outputs": {"pred": _tensor(config, "segmentation", {"0": "tumour, as a logit"})},
         },
-    }
-
-
-def _data(card: dict[str, Any]) -> Data:
-    return SIMULATED if card["simulated"] else REAL
-
-
-def _description(config: Config) -> str:
-    body, _ = network_body(config)
-    return (
-        f"A 2-D {body.__name__} that outlines the FLAIR abnormality of lower-grade glioma in axial "
-        "slices of pre-contrast, FLAIR and post-contrast MRI of heads with their skull"
-    )
-
-
-def _scores(card: dict[str, Any]) -> dict[str, float]:
-    """The means over patients that the card has, such as ``test_mean_dice``."""
-    return {
-        f"{part}_mean_{metric}": round(card[part][metric]["mean"], 4)
-        for part in ("validation", "cross_validation", "test")
-        for metric in ("dice", "hd95", "precision", "recall")
-        if metric in card.get(part, {})
     }
 
 
@@ -288,77 +235,3 @@ def _write_scripts(folder: Path) -> None:
     folder.mkdir()
     for source in sorted(Path(preprocessing.__path__[0]).glob("*.py")):
         (folder / source.name).write_bytes(source.read_bytes())
-
-
-def _write_docs(model: Path, config: Config, card: dict[str, Any], root: Path) -> None:
-    data = _data(card)
-    docs = root / "docs"
-    docs.mkdir()
-    (docs / "data_license.txt").write_text(f"Data: {data.source}.\nLicence: {data.licence}.\n")
-    (root / "LICENSE").write_text(
-        f"models: {data.weights}.\n"
-        f"configs, scripts: {_MIT}, Copyright (c) 2026 the lggseg authors.\n"
-    )
-    packages = " ".join(f"{name}=={version(name)}" for name in ("monai", *PACKAGES))
-    text = README.format(
-        name=root.name,
-        description=_description(config),
-        packages=packages,
-        scores=_score_table(card),
-        source=data.source,
-        weights=data.weights,
-    )
-    (docs / "README.md").write_text(text + _readme_of(model))
-
-
-def _score_table(card: dict[str, Any]) -> str:
-    rows = [f"| {name.replace('_', ' ')} | {value} |" for name, value in _scores(card).items()]
-    return "\n".join(["", "| mean over patients | |", "|---|---|", *rows, ""]) if rows else ""
-
-
-def _readme_of(model: Path) -> str:
-    """The model folder's own README, its headings a level deeper."""
-    path = model / "README.md"
-    if not path.exists():
-        return ""
-    text = re.sub(r"^(#+ )", r"#\1", path.read_text(), flags=re.M)
-    return f"\nThe README of the model folder that lggseg made this bundle of:\n\n{text}"
-
-
-README = """\
-# {name}
-
-{description}. For teaching and research; **not for clinical use**.
-
-## Run it
-
-```bash
-pip install {packages}
-cd {name}
-python -c "from monai.bundle import run; run(config_file='configs/inference.json', \\
-    dataset_dir='path/to/patients', output_dir='masks')"
-```
-
-`path/to/patients` holds a folder for each patient with `flair.nii.gz`, `pre.nii.gz` and
-`post.nii.gz` (T1 before and after contrast), registered to each other and on the same voxels; where
-one of the latter two is missing, FLAIR stands in. Any orientation and voxel size will do, as long
-as the headers tell them.
-`masks/<patient>_mask.nii.gz`, 0 and 1, lies on the scans' voxels. With `pip install fire` the
-same works as `python -m monai.bundle run --config_file …`; with `pip install pytorch-ignite` the
-configuration's `evaluator` can be used instead.
-
-The network alone:
-
-```python
-from monai.bundle import load
-
-network = load("{name}", bundle_dir="path/to/its/parent", workflow_type="inference").eval()
-```
-
-It takes what `preprocessing` makes of the scans, a slice at a time, and gives logits. `scripts`
-holds the few transforms that MONAI has not.
-
-## The model
-{scores}
-Trained on: {source}. Licence of the weights: {weights}.
-"""

@@ -5,12 +5,15 @@ from lggseg.utils.lazy import lazy_names
 __all__, __getattr__ = lazy_names(
     __name__,
     {
-        "figures": """
-            BLUE GREEN GREY ORANGE RED SKY associations augmented bland_altman cases channels
-            contrast_in_mask curves dice_per_patient disagreement disk expected_against_true
-            features_by_group gain grouped latency leaderboard leak margins montage outlines
-            position_map rank_stability reliability search_history search_paths search_slices
-            shape_agreement sizes split_balance table uncertainty
+        "cohort": """
+            channels contrast_in_mask grouped montage outlines position_map sizes split_balance
         """,
+        "evaluation": """
+            cases dice_per_patient disagreement disk expected_against_true latency leaderboard
+            rank_stability reliability uncertainty
+        """,
+        "shape": "associations bland_altman features_by_group margins shape_agreement",
+        "style": "BLUE GREEN GREY ORANGE RED SKY table",
+        "training": "augmented curves gain leak search_history search_paths search_slices",
     },
 )

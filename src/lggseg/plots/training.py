@@ -1,0 +1,151 @@
+"""Figures of a training and of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from lggseg.data.cohort import Cohort
+from lggseg.plots.style import BLUE, GREEN, GREY, ORANGE, RED, draw_outline, new_figure
+
+
+def leak(cohort: Cohort, dice: pd.DataFrame) -> Figure:
+    """The same model under two splits: a dot per validation patient, and the mean."""
+    figure, axes = new_figure(cohort, "The same model, two splits", (6, 3.6))
+    for place, name in enumerate(dice.columns):
+        values = dice[name].dropna()
+        jitter = place + np.random.default_rng(place).uniform(-0.15, 0.15, len(values))
+        axes[0].scatter(jitter, values, s=16, color=(ORANGE, BLUE)[place % 2], alpha=0.7)
+        axes[0].hlines(values.mean(), place - 0.3, place + 0.3, color=RED)
+        axes[0].text(place + 0.32, values.mean(), f"mean {values.mean():.3f}", va="center")
+    axes[0].set_xticks(range(dice.shape[1]), list(dice.columns))
+    axes[0].set(ylabel="Dice per validation patient", ylim=(-0.03, 1.03), xlim=(-0.5, 1.75))
+    return figure
+
+
+def curves(cohort: Cohort, metrics: pd.DataFrame) -> Figure:
+    """Loss and validation Dice per epoch."""
+    figure, axes = new_figure(cohort, "Training", (9, 3.2), 1, 2)
+    for name, colour in (("train/loss", BLUE), ("val/loss", ORANGE)):
+        axes[0].plot(metrics["epoch"] + 1, metrics[name], color=colour, label=name)
+    for name, colour in (("val/dice", BLUE), ("val/dice_median", GREEN)):
+        axes[1].plot(metrics["epoch"] + 1, metrics[name], color=colour, label=name)
+    axes[0].set(xlabel="epoch", ylabel="loss")
+    axes[1].set(xlabel="epoch", ylabel="Dice over validation patients", ylim=(0, 1))
+    for axis in axes:
+        axis.legend()
+    return figure
+
+
+def augmented(cohort: Cohort, images: np.ndarray, masks: np.ndarray) -> Figure:
+    """One slice, plain and then augmented several times: float ``(pictures, height, width)``."""
+    figure, axes = new_figure(
+        cohort, "One slice as training sees it (FLAIR)", (10, 2.4), 1, len(images)
+    )
+    for place, (axis, image, mask) in enumerate(zip(axes, images, masks, strict=True)):
+        axis.imshow(image, cmap="gray", vmin=-0.2, vmax=np.percentile(images[0], 99.5))
+        axis.set_title("plain" if place == 0 else f"draw {place}", fontsize=9)
+        axis.set_axis_off()
+        draw_outline(axis, mask > 0.5)
+    return figure
+
+
+def search_history(cohort: Cohort, trials: pd.DataFrame, importance: pd.Series) -> Figure:
+    """Dice of each trial with the best so far, and how much of its spread each knob explains."""
+    figure, axes = new_figure(cohort, "The search", (10, 3.6), 1, 2)
+    for state, colour, marker in (("complete", BLUE, "o"), ("pruned", GREY, "x")):
+        part = trials[trials["state"] == state]
+        axes[0].scatter(
+            part["number"], part["dice"], s=22, color=colour, marker=marker, label=state
+        )
+    complete = trials[trials["state"] == "complete"].sort_values("number")
+    best = complete["dice"].cummax()
+    axes[0].step(complete["number"], best, where="post", color=RED, label="best so far")
+    axes[0].set(xlabel="trial", ylabel="mean Dice over validation patients")
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].legend(loc="lower right")
+    ordered = importance.sort_values()
+    axes[1].barh(ordered.index, ordered, color=BLUE)
+    axes[1].set(xlabel="importance (share of the variance explained, fANOVA)", xlim=(0, 1))
+    return figure
+
+
+def search_slices(cohort: Cohort, trials: pd.DataFrame, knobs: Mapping[str, bool]) -> Figure:
+    """Dice of the completed trials against each knob; knobs: name → whether its axis is
+    logarithmic."""
+    complete = trials[trials["state"] == "complete"]
+    columns = 5
+    rows = -(-len(knobs) // columns)
+    title = "Each knob, all else varying"
+    figure, axes = new_figure(cohort, title, (10, 2.3 * rows + 0.4), rows, columns)
+    for axis in axes[len(knobs) :]:
+        axis.set_axis_off()
+    for place, (axis, (name, log)) in enumerate(zip(axes, knobs.items(), strict=False)):
+        values = complete[name]
+        numeric = pd.api.types.is_float_dtype(values)
+        axis.scatter(values if numeric else values.astype(str), complete["dice"], s=14, color=BLUE)
+        axis.set(xlabel=name, ylabel="" if place % columns else "Dice")
+        if log:
+            axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.tick_params(labelsize=8)
+    return figure
+
+
+def search_paths(cohort: Cohort, trials: pd.DataFrame, knobs: Mapping[str, bool]) -> Figure:
+    """Parallel coordinates: a line per completed trial across all knobs, each scaled to its own
+    range; the brighter, the better."""
+    complete = trials[trials["state"] == "complete"].sort_values("dice")
+    figure, axes = new_figure(cohort, "All knobs of each completed trial", (10, 4))
+    norm = Normalize(float(complete["dice"].quantile(0.1)), float(complete["dice"].max()))
+    places = {name: scaled(complete[name], log) for name, log in knobs.items()}
+    lines = np.stack([heights for heights, _ in places.values()])
+    for line, dice in zip(lines.T, complete["dice"], strict=True):
+        axes[0].plot(range(len(lines)), line, color=colormaps["cividis"](norm(dice)), alpha=0.8)
+    for place, (_, ends) in enumerate(places.values()):
+        axes[0].text(place, -0.04, ends[0], ha="center", va="top", fontsize=8)
+        axes[0].text(place, 1.04, ends[1], ha="center", va="bottom", fontsize=8)
+    axes[0].set_xticks(range(len(lines)), list(knobs), rotation=20, ha="right", fontsize=9)
+    axes[0].set(yticks=[], ylim=(-0.14, 1.14))
+    axes[0].grid(axis="x", alpha=0.4)
+    figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes[0], label="Dice", pad=0.01)
+    return figure
+
+
+def scaled(values: pd.Series, log: bool) -> tuple[np.ndarray, tuple[str, str]]:
+    """Values from 0 to 1, and what the two ends mean."""
+    if not pd.api.types.is_float_dtype(values):
+        levels = sorted(values.unique())
+        codes = values.map(levels.index).to_numpy() / max(len(levels) - 1, 1)
+        return codes, (str(levels[0]), str(levels[-1]))
+    numbers = np.log(values) if log else values
+    spread = float(np.ptp(numbers)) or 1.0
+    heights = ((numbers - numbers.min()) / spread).to_numpy()
+    return heights, (f"{values.min():.2g}", f"{values.max():.2g}")
+
+
+def gain(cohort: Cohort, elsewhere: pd.DataFrame, claimed: float) -> Figure:
+    """Dice of the winner minus that of the start, a dot per patient, on folds that the search did
+    not see; their mean, and the gain that the search claims."""
+    figure, axes = new_figure(cohort, "What is left of the gain on other folds", (8, 3.4))
+    difference = elsewhere["found"] - elsewhere["start"]
+    for place, (_, part) in enumerate(difference.groupby(elsewhere["fold"])):
+        jitter = place + np.random.default_rng(place).uniform(-0.2, 0.2, len(part))
+        axes[0].scatter(part, jitter, s=16, color=BLUE, alpha=0.7)
+    mean = difference.mean()
+    axes[0].axvline(0, color=GREY, linewidth=0.8)
+    axes[0].axvline(mean, color=RED, label=f"mean over these patients {mean:+.3f}")
+    label = f"claimed by the search {claimed:+.3f}"
+    axes[0].axvline(claimed, color=ORANGE, linestyle="dashed", label=label)
+    folds = sorted(elsewhere["fold"].unique())
+    axes[0].set_yticks(range(len(folds)), [f"fold {fold}" for fold in folds])
+    axes[0].set(xlabel="Dice of the winner minus Dice of the start")
+    axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
