@@ -25,8 +25,16 @@ import tifffile
 from lggseg import threads
 from lggseg.data import Cohort, load_cohort
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 # Trainings are compared to the last bit, so none may take fewer threads than another.
-os.environ.setdefault("OMP_NUM_THREADS", str(threads.threads()))
+os.environ.setdefault("OMP_NUM_THREADS", str(threads.threads_each(WORKERS)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """A test process for each CPU that may be used, and at most four: each holds 1 GB."""
+    return min(4, threads.usable_cpus())
+
 
 if TYPE_CHECKING:
     from aws_shapes import Request
