@@ -65,8 +65,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_a_broken_link_is_found() -> None:
     page = ROOT / "docs" / "README.md"
-    text = "# Two words\n[a](nothing.md) [b](#two-words) [c](#three) [d](aws.md#once) `[e](no.md)`"
-    assert broken_links(page, text) == ["nothing.md", "#three"]
+    text = "# Two words\n[a](nothing.md) [b](#two-words) [c](#three) `[d](no.md)`"
+    text += " [e](architecture.md#contracts) [f](architecture.md#nothing)"
+    assert broken_links(page, text) == ["nothing.md", "#three", "architecture.md#nothing"]
 
 
 def test_the_index_names_every_page_and_notebook() -> None:
