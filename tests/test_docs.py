@@ -100,20 +100,39 @@ def test_changelog_entries_are_of_the_known_kinds() -> None:
     assert set(re.findall(r"^### (.+)$", text, re.M)) <= kinds
 
 
+def rules() -> set[str]:
+    """The targets of the Makefile, with the environment's folder by its default name."""
+    names = re.findall(r"^([\w.$()/-]+):", (ROOT / "Makefile").read_text(), re.M)
+    return {name.replace("$(BIN)", ".venv/bin") for name in names}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names_of)
+def test_commands_of_make_files_and_results_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
+    quoted = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    for command in [*"\n".join(blocks).splitlines(), *quoted]:
+        if match := re.match(r"make (?!alone)([\w./-]+)", command):
+            assert match[1] in rules(), command
+        for path in re.findall(r"(?:tests|benchmarks)/\w+\.py", command):
+            assert (ROOT / path).exists(), command
+    if page.name == "experiments.md":
+        for name in re.findall(r"`(\w+\.(?:json|csv))`", text):
+            assert (ROOT / "report" / "results" / name).exists(), name
+
+
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_a_workflow_loads_and_names_make_targets(path: Path) -> None:
     workflow = yaml.safe_load(path.read_text())
-    rules = re.findall(r"^([\w.$()/-]+):", (ROOT / "Makefile").read_text(), re.M)
-    made = [rule.replace("$(BIN)", ".venv/bin") for rule in rules]
     for job in workflow["jobs"].values():
         assert job["runs-on"] and job["timeout-minutes"]
         for step in job["steps"]:
             command = step.get("run", "")
             assert re.fullmatch(r"[\w/-]+@v\d[\d.]*", step.get("uses", "a@v1")), step
-            assert not command.startswith("make ") or command.split()[1] in made, command
+            assert not command.startswith("make ") or command.split()[1] in rules(), command
 
 
 def test_the_workflow_tests_every_supported_python() -> None:
