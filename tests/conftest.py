@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     from lggseg.cloud.account import Account
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a browser shows is slow to test: the quick tests ask the server alone."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _throwaway_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["LGGSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
