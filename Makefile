@@ -17,6 +17,8 @@ LOCK ?= requirements-hashed.txt
 # The CPU's build of torch, which PyPI does not have: torch-2.13.0+cpu-cp311-manylinux_2_28_x86_64.
 TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 TOOLS := build/tools
+# A process for each CPU; the tests of a file share one, with what it has made.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill"
 export LGGSEG_CACHE ?= $(CURDIR)/build/cache
 ifdef PYTHONDONTWRITEBYTECODE
@@ -48,10 +50,10 @@ check: $(BIN)/.dev ## install, then lint and type-check
 	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
 
 test: check ## the same, and all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(BIN)/.aws check ## the same, and all tests that this machine has the tools for
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-docker: $(BIN)/.aws ## test the images and SageMaker's local mode in Docker, which it may start
 	container/with_engine.sh bash -c \

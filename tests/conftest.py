@@ -32,8 +32,23 @@ if sys.dont_write_bytecode:
     os.environ["PYTHONPYCACHEPREFIX"] = str(BYTECODE)
 
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 # Trainings are compared to the last bit, so none may take fewer threads than another.
-os.environ.setdefault("OMP_NUM_THREADS", str(threads.threads()))
+os.environ.setdefault("OMP_NUM_THREADS", str(threads.threads_each(WORKERS)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """A test process for each CPU that may be used, and at most four: each holds 1 GB."""
+    return min(4, threads.usable_cpus())
+
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a browser shows is slow to test: the quick tests ask the server alone."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -266,6 +266,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
+@pytest.mark.slow
 def test_pdf(page: Path, tmp_path: Path) -> None:
     need("chromium", shutil.which("chromium") is not None)
     target = tmp_path / "report.pdf"

@@ -4,7 +4,7 @@ import warnings
 
 from lggseg.utils import threads
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Before torch is imported anywhere: OpenMP reads its settings only once.
 threads.apply()

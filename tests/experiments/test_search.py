@@ -144,6 +144,7 @@ search.tune(Config(), cohort, make_split(cohort), sys.argv[2], trials=int(sys.ar
 """
 
 
+@pytest.mark.slow
 def test_killed_search_resumes_to_the_exact_number(shared_tree: Path, tmp_path: Path) -> None:
     script = tmp_path / "slow.py"
     script.write_text(SLOW)

@@ -68,6 +68,7 @@ def facts(together: Path) -> dict[str, Any]:
     return dict(json.loads((together / "facts.json").read_text()))
 
 
+@pytest.mark.slow
 def test_two_processes_give_each_patient_the_dice_that_one_gives(
     together: Path, facts: dict[str, Any], cohort: Cohort
 ) -> None:
@@ -79,6 +80,7 @@ def test_two_processes_give_each_patient_the_dice_that_one_gives(
     assert alone.max() > 0.1
 
 
+@pytest.mark.slow
 def test_each_process_holds_its_own_patients(facts: dict[str, Any], cohort: Cohort) -> None:
     first, second = facts["patients"]
     split = make_split(cohort)
@@ -90,6 +92,7 @@ def test_each_process_holds_its_own_patients(facts: dict[str, Any], cohort: Coho
     assert facts["resident"] == [slices[first].sum(), slices[second].sum()]
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_same_weights_after_as_many_steps(facts: dict[str, Any]) -> None:
     first, second = facts["weights"]
     assert first == second

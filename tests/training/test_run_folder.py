@@ -174,7 +174,9 @@ def eight(shared_tree: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shared_tree, tmp_path / "tree"))
 
 
-@pytest.mark.parametrize("change", [change_pixels, change_masks])
+@pytest.mark.parametrize(
+    "change", [change_pixels, pytest.param(change_masks, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize("name", ["train", "crossvalidate", "compare"])
 def test_no_command_resumes_on_other_data(

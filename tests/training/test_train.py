@@ -145,7 +145,9 @@ def uninterrupted(shared_tree: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
     shared_tree: Path, uninterrupted: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
