@@ -43,7 +43,6 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(4, threads.usable_cpus())
 
 
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What a browser shows is slow to test: the quick tests ask the server alone."""
     for item in items:
