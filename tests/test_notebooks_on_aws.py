@@ -18,9 +18,9 @@ from aws_account import ENVIRONMENT, NAMES, allowed, keys, left, push_image
 from tools import need
 
 from lggseg.cloud import registry
-from lggseg.cloud.account import Account, open_account
-from lggseg.cloud.cleanup import find_everything
-from lggseg.cloud.endpoints import deploy
+from lggseg.cloud.aws.account import Account, open_account
+from lggseg.cloud.aws.cleanup import find_everything
+from lggseg.cloud.deploy import deploy
 from lggseg.config import SEARCH_SPACE
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split, split_fingerprint, write_split
@@ -121,12 +121,14 @@ def test_a_model_is_trained_deployed_asked_and_cleaned_up(series: Series, cohort
     card = Segmenter.load(series.runs / "unet-smoke" / "model").card
     assert card["data_fingerprint"] == cohort.fingerprint
     assert card["split_fingerprint"] == split_fingerprint(make_split(cohort))
-    for number in ("07", "08"):
-        made = series.execute(number)
+    for number, more in {"07": {"REGISTRY": "sagemaker"}, "08": {}}.items():
+        made = series.execute(number, **more)
+        assert made.count("CreateModelPackage") == len(more)
         assert made.count("CreateEndpoint") == made.count("DeleteEndpoint") == 1
         assert made.count("InvokeEndpoint") > 5
-    [training] = find_everything(series.account)
-    assert ":training-job/" in training
+    training, registered = find_everything(series.account)
+    assert ":training-job/" in training and ":model-package-group/" in registered
+    assert f"sagemaker: {registered.replace('-group', '')}/1" in series.said("07")
     # As a notebook leaves it that is killed.
     deploy(MODEL, "sagemaker", account=series.account)
     series.execute("99", DELETE=True)

@@ -232,8 +232,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
-    from lggseg.cloud.account import open_account
-    from lggseg.cloud.images import push
+    from lggseg.cloud.aws.account import open_account
+    from lggseg.cloud.aws.images import push
 
     print("\n".join(push(open_account())))
 
