@@ -170,6 +170,24 @@ def test_without_a_confirmed_cost_nothing_is_asked_of_aws(
     assert aws == []
 
 
+def test_a_model_is_registered_with_wandb_too(
+    shared_tree: Path,
+    cohort: Cohort,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("LGGSEG_RUNS", str(tmp_path))
+    write_split(make_split(cohort), tmp_path / "real" / "split.csv")
+    given = {"DATA": str(shared_tree), "PROFILE": "smoke", "MODEL": str(MODEL)}
+    run_cells(NOTEBOOKS["07"], {**given, "REGISTRY": "wandb"})
+    assert "wandb: lggseg/lgg-unet:latest\n" in capsys.readouterr().out
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert registry.resolve("lgg-unet:production").name == "v1"
+
+
 def run_cells(path: Path, parameters: dict[str, Any]) -> None:
     """The code of a notebook in this process, which is faster than a kernel."""
     space: dict[str, Any] = {}
