@@ -17,7 +17,7 @@ from lggseg.utils import threads
 if TYPE_CHECKING:
     from aws_shapes import Request
 
-    from lggseg.cloud.account import Account
+    from lggseg.cloud.aws.account import Account
 from aws_account import ENVIRONMENT, push_image
 from tools import need
 from trees import write_tree
@@ -103,7 +103,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]:
 @pytest.fixture
 def account(aws: list[Request]) -> Account:
     """That account, opened for the run ``test``."""
-    from lggseg.cloud.account import open_account
+    from lggseg.cloud.aws.account import open_account
 
     return open_account("test")
 

@@ -40,10 +40,8 @@ def test_options_and_back(config: Config) -> None:
     parser = argparse.ArgumentParser()
     configuration.add_options(parser)
     pairs = config.to_strings().items()
-    dashes = [part for name, text in pairs for part in ("--" + name.replace("_", "-"), text)]
-    underscores = [part for name, text in pairs for part in ("--" + name, text)]
-    for arguments in (dashes, underscores):
-        assert configuration.from_options(parser.parse_args(arguments)) == config
+    arguments = [part for name, text in pairs for part in ("--" + name.replace("_", "-"), text)]
+    assert configuration.from_options(parser.parse_args(arguments)) == config
 
 
 def test_options_change_the_profile() -> None:

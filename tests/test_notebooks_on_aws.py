@@ -18,9 +18,9 @@ from aws_account import ENVIRONMENT, NAMES, allowed, keys, left, push_image
 from tools import need
 
 from lggseg.cloud import registry
-from lggseg.cloud.account import Account, open_account
-from lggseg.cloud.cleanup import find_everything
-from lggseg.cloud.endpoints import deploy
+from lggseg.cloud.aws.account import Account, open_account
+from lggseg.cloud.aws.cleanup import find_everything
+from lggseg.cloud.deploy import deploy
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split, split_fingerprint, write_split
 from lggseg.experiments.search_space import SEARCH_SPACE
@@ -121,12 +121,14 @@ def test_a_model_is_trained_deployed_asked_and_cleaned_up(series: Series, cohort
     card = Segmenter.load(series.runs / "unet-smoke" / "model").card
     assert card["data_fingerprint"] == cohort.fingerprint
     assert card["split_fingerprint"] == split_fingerprint(make_split(cohort))
-    for number in ("07", "08"):
-        made = series.execute(number)
+    for number, more in {"07": {"REGISTRY": "sagemaker"}, "08": {}}.items():
+        made = series.execute(number, **more)
+        assert made.count("CreateModelPackage") == len(more)
         assert made.count("CreateEndpoint") == made.count("DeleteEndpoint") == 1
         assert made.count("InvokeEndpoint") > 5
-    [training] = find_everything(series.account)
-    assert ":training-job/" in training
+    training, registered = find_everything(series.account)
+    assert ":training-job/" in training and ":model-package-group/" in registered
+    assert f"sagemaker: {registered.replace('-group', '')}/1" in series.said("07")
     # As a notebook leaves it that is killed.
     deploy(MODEL, "sagemaker", account=series.account)
     series.execute("99", DELETE=True)
@@ -166,6 +168,24 @@ def test_without_a_confirmed_cost_nothing_is_asked_of_aws(
         run_cells(NOTEBOOKS[number], given)
     assert "Cost: " in capsys.readouterr().out
     assert aws == []
+
+
+def test_a_model_is_registered_with_wandb_too(
+    shared_tree: Path,
+    cohort: Cohort,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("LGGSEG_RUNS", str(tmp_path))
+    write_split(make_split(cohort), tmp_path / "real" / "split.csv")
+    given = {"DATA": str(shared_tree), "PROFILE": "smoke", "MODEL": str(MODEL)}
+    run_cells(NOTEBOOKS["07"], {**given, "REGISTRY": "wandb"})
+    assert "wandb: lggseg/lgg-unet:latest\n" in capsys.readouterr().out
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert registry.resolve("lgg-unet:production").name == "v1"
 
 
 def run_cells(path: Path, parameters: dict[str, Any]) -> None:

@@ -22,12 +22,12 @@ HEAVY = {"torch", "pandas", "monai", "pytorch_lightning", "matplotlib", "optuna"
 AWS = {"boto3", "botocore", "sagemaker", "psutil"}
 # What the notebooks import, and use where WHERE is "here".
 LOCAL = [
-    "cloud.training",
-    "cloud.endpoints",
-    "cloud.leftovers",
+    "cloud.train",
+    "cloud.tune",
+    "cloud.deploy",
+    "cloud.clean_up",
     "cloud.cost",
-    "cloud.where",
-    "cloud.tuning",
+    "cloud.platform",
     "cloud.registry",
     "notebooks",
     "plots",

@@ -245,8 +245,8 @@ def check(options: argparse.Namespace) -> None:
 
 def push(options: argparse.Namespace) -> None:
     """Push the images to the account's registry."""
-    from lggseg.cloud.account import open_account
-    from lggseg.cloud.images import push
+    from lggseg.cloud.aws.account import open_account
+    from lggseg.cloud.aws.images import push
 
     print("\n".join(push(open_account())))
 

@@ -180,11 +180,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="full", choices=sorted(PROFILES), help="start from")
     group = parser.add_argument_group("knobs (default: the profile's)")
     for knob in fields(Config):
-        flag = "--" + knob.name.replace("_", "-")
-        # Underscores too, since SageMaker passes hyperparameters under their own names.
-        flags = dict.fromkeys([flag, "--" + knob.name])
-        kind = str(knob.type).upper()
-        group.add_argument(*flags, dest=knob.name, metavar=kind, help=knob.metadata["help"])
+        flag, kind = "--" + knob.name.replace("_", "-"), str(knob.type).upper()
+        group.add_argument(flag, metavar=kind, help=knob.metadata["help"])
 
 
 def from_options(options: argparse.Namespace) -> Config:

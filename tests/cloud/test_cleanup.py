@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lggseg.cloud import cleanup
-from lggseg.cloud.account import Account
-from lggseg.cloud.cleanup import delete_everything
-from lggseg.cloud.storage import make_bucket
+from lggseg.cloud.aws import cleanup
+from lggseg.cloud.aws.account import Account
+from lggseg.cloud.aws.cleanup import delete_everything
+from lggseg.cloud.aws.storage import make_bucket
 
 if TYPE_CHECKING:
     from aws_shapes import Request
@@ -110,7 +110,7 @@ def test_an_endpoint_that_is_being_made_is_waited_for(
     from botocore.exceptions import ClientError
 
     fill(account, account.tags)
-    monkeypatch.setattr("lggseg.cloud.hosting.POLL_SECONDS", 0)
+    monkeypatch.setattr("lggseg.cloud.aws.account.POLL_SECONDS", 0)
     told = {"Code": "ValidationException", "Message": "Cannot update in-progress endpoint"}
     refusals = iter([ClientError({"Error": told}, "DeleteEndpoint")] * 2)
 
@@ -130,7 +130,7 @@ def test_a_job_that_does_not_stop_is_named_and_the_rest_is_gone(
     job = running(account)
     job.training_job_status = "Stopping"
     monkeypatch.setattr(cleanup, "STOP_SECONDS", 0)
-    monkeypatch.setattr(cleanup, "POLL_SECONDS", 0)
+    monkeypatch.setattr("lggseg.cloud.aws.account.POLL_SECONDS", 0)
     with pytest.raises(RuntimeError, match="lggseg-test-x: found it still stopping"):
         delete_everything(account)
     assert left(account) == {"training_jobs/lggseg-test-x"}

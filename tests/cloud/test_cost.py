@@ -20,13 +20,10 @@ def test_training_costs_its_hours_on_every_job_with_its_disk() -> None:
     assert disk == pytest.approx(100 * table["volume_gb_month"])
 
 
-def test_an_endpoint_costs_until_it_is_deleted_and_a_serverless_one_by_request() -> None:
+def test_an_endpoint_costs_until_it_is_deleted() -> None:
     found = estimate_cost(Plan(endpoint_instance="ml.m5.large", endpoints=2))
     assert found.endpoint_month == pytest.approx(2 * 0.115 * 730)
-    assert found.train == found.serverless_request == 0
-    found = estimate_cost(Plan(serverless_gb=4, request_seconds=3, request_gb=0))
-    assert found.serverless_request == pytest.approx(4 * 3 * 0.00002)
-    assert found.endpoint_hour == 0
+    assert found.train == 0
 
 
 def test_the_estimate_is_one_sentence_of_what_the_plan_has() -> None:

@@ -21,11 +21,10 @@ import pytest
 from container_jobs import read_metrics, same_results, wait_for_epochs
 from tools import need
 
-from lggseg.cloud.endpoints import deploy
-from lggseg.cloud.leftovers import clean_up, left_behind
-from lggseg.cloud.local_mode import workplace
-from lggseg.cloud.preflight import docker, free_port
-from lggseg.cloud.training import TRAIN_IMAGE, train
+from lggseg.cloud.clean_up import clean_up, left_behind
+from lggseg.cloud.deploy import deploy, free_port
+from lggseg.cloud.docker import TRAIN_IMAGE, docker, workplace
+from lggseg.cloud.train import train
 from lggseg.config import Config, profile
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.simulation import make_cohort
@@ -183,7 +182,7 @@ def test_a_spot_interruption_changes_no_result(simulated: Cohort) -> None:
 # Whoever starts the tests may have told its children to ignore interrupts.
 DEPLOYING = f"""
 import signal
-from lggseg.cloud.endpoints import deploy
+from lggseg.cloud.deploy import deploy
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with deploy({str(MODEL)!r}, "sagemaker-local") as endpoint:
     print(endpoint.url, flush=True)

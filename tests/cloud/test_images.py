@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lggseg.cloud.account import Account
-from lggseg.cloud.images import push
+from lggseg.cloud.aws.account import Account
+from lggseg.cloud.aws.images import push
 
 if TYPE_CHECKING:
     from aws_shapes import Request

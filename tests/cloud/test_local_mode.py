@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections import deque
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tools import need
 
-from lggseg.cloud import local_mode
-from lggseg.cloud.leftovers import clean_up, left_behind
-from lggseg.cloud.local_mode import PREFIX, remove_containers, workplace
+from lggseg.cloud import docker as docker_module
+from lggseg.cloud.aws import local_mode
+from lggseg.cloud.clean_up import clean_up, left_behind
+from lggseg.cloud.docker import PREFIX, remove_containers, workplace
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> deque[tuple[str, ...]]:
         listed = "aaa /tmp/one/a\nbbb /tmp/onesie\nccc \n" if arguments[0] == "ps" else ""
         return subprocess.CompletedProcess(arguments, 0, listed, "")
 
-    monkeypatch.setattr(local_mode, "docker", docker)
+    monkeypatch.setattr(docker_module, "docker", docker)
     return told
 
 
@@ -75,3 +78,36 @@ def test_what_is_left_is_listed_and_deleted(
     assert left.exists()
     clean_up("sagemaker-local")
     assert left_behind("sagemaker-local") == [] and kept.exists()
+
+
+@pytest.fixture
+def sdk() -> None:
+    need("aws", all(find_spec(package) for package in ("boto3", "sagemaker")))
+
+
+def test_the_sdk_still_prints_by_the_function_that_is_replaced(
+    sdk: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sagemaker.core.local import image
+
+    monkeypatch.setattr(image, "_stream_output", image._stream_output)  # put back at the end
+    log = local_mode.keep_log()
+    image._HostingContainer([sys.executable, "-c", "print('\\x1b[31mready')"]).run()
+    assert list(log) == ["ready\n"]
+    assert capfd.readouterr().out == ""
+
+
+def test_without_the_telemetry_an_interrupt_comes_through(
+    sdk: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sagemaker.core.local import local_session
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local_session, "_LocalEndpoint", interrupt)
+    client = local_mode.local_session(tmp_path).sagemaker_client
+    create = local_mode.undecorated(client, "create_endpoint")
+    assert create.func is not type(client).create_endpoint, "the SDK decorates it"
+    with pytest.raises(KeyboardInterrupt):
+        create(EndpointName="name", EndpointConfigName="name")

@@ -93,7 +93,7 @@ def test_names_stay_inside_the_registry(name: str) -> None:
 
 
 def test_a_model_is_registered_with_sagemaker_with_its_metrics(aws: list[Request]) -> None:
-    from lggseg.cloud.account import open_account
+    from lggseg.cloud.aws.account import open_account
 
     first, second = (registry.register(MODEL, "unet", to="sagemaker") for _ in range(2))
     assert first.endswith("/lggseg-demo-unet/1") and second.endswith("/lggseg-demo-unet/2")

@@ -6,13 +6,13 @@ import hashlib
 from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
 
-from lggseg.cloud.account import Account, open_account
-from lggseg.cloud.storage import make_bucket, put_resumably, upload
+from lggseg.cloud.aws.account import Account, open_account
+from lggseg.cloud.aws.storage import make_bucket, put, upload
 from lggseg.data.archive import PACKED, unpack
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.splits import make_split, read_split
@@ -55,6 +55,30 @@ def test_what_arrives_is_the_cohort_and_its_split(
     assert tags == [{"Key": "project", "Value": "lggseg"}]
 
 
+def test_an_upload_that_was_cut_off_leaves_no_file_and_no_parts(
+    account: Account, tmp_path: Path
+) -> None:
+    make_bucket(account)
+    path = tmp_path / "large"
+    path.write_bytes(b"a" * 17 * 2**20)  # three parts of boto3's
+
+    def cut(params: dict[str, Any], **_: object) -> None:
+        if "partNumber=3" in params["url"] or params["query_string"].get("partNumber") == 3:
+            raise ConnectionError("the network is gone")
+
+    event, s3 = "before-call.s3.UploadPart", account.session.client("s3")
+    account.session.events.register(event, cut)
+    with pytest.raises(ConnectionError, match="the network is gone"):
+        put(path, account, "data/large")
+    account.session.events.unregister(event, cut)
+    assert "Contents" not in s3.list_objects_v2(Bucket=account.bucket)
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=account.bucket)
+    put(path, account, "data/large")
+    found = s3.get_object(Bucket=account.bucket, Key="data/large", ChecksumMode="ENABLED")
+    assert found["Body"].read() == path.read_bytes()
+    assert found["ChecksumSHA256"].endswith("-3") and found["ServerSideEncryption"] == "AES256"
+
+
 def test_the_same_content_is_uploaded_once(
     aws: list[Request], account: Account, cohort: Cohort, split: pd.DataFrame
 ) -> None:
@@ -65,58 +89,6 @@ def test_the_same_content_is_uploaded_once(
     assert other["train"] == before["train"] and other["split"] != before["split"]
     assert len(sent(aws, "PutObject")) == 3
     assert not [request for request in aws if "ACL" in request.params]
-
-
-@pytest.fixture
-def large(account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of two parts and the beginning of a third, and a bucket for it."""
-    monkeypatch.setattr("lggseg.cloud.storage.PART_BYTES", 5 * 2**20)
-    make_bucket(account)
-    path = tmp_path / "large"
-    path.write_bytes(b"a" * 5 * 2**20 + b"b" * 5 * 2**20 + b"c")
-    return path
-
-
-def cut_off(account: Account, path: Path, parts: int) -> None:
-    """An upload whose network is gone after so many parts."""
-    numbers = iter(range(parts))
-
-    def cut(**_: object) -> None:
-        if next(numbers, None) is None:
-            raise ConnectionError("the network is gone")
-
-    event = "before-call.s3.UploadPart"
-    account.session.events.register(event, cut)
-    with pytest.raises(ConnectionError, match="the network is gone"):
-        put_resumably(path, account, "data/large")
-    account.session.events.unregister(event, cut)
-
-
-def test_an_upload_that_was_cut_off_goes_on(
-    aws: list[Request], account: Account, large: Path
-) -> None:
-    cut_off(account, large, parts=2)
-    s3 = account.session.client("s3")
-    assert "Contents" not in s3.list_objects_v2(Bucket=account.bucket)
-    aws.clear()
-    put_resumably(large, account, "data/large")
-    assert [request.params["PartNumber"] for request in sent(aws, "UploadPart")] == [3]
-    found = s3.get_object(Bucket=account.bucket, Key="data/large", ChecksumMode="ENABLED")
-    assert found["Body"].read() == large.read_bytes()
-    assert found["ChecksumSHA256"].endswith("-3") and found["ServerSideEncryption"] == "AES256"
-    assert "Uploads" not in s3.list_multipart_uploads(Bucket=account.bucket)
-
-
-def test_a_part_of_other_content_is_sent_again(
-    aws: list[Request], account: Account, large: Path
-) -> None:
-    cut_off(account, large, parts=2)
-    large.write_bytes(large.read_bytes().replace(b"b", b"d"))
-    aws.clear()
-    put_resumably(large, account, "data/large")
-    assert [request.params["PartNumber"] for request in sent(aws, "UploadPart")] == [2, 3]
-    found = account.session.client("s3").get_object(Bucket=account.bucket, Key="data/large")
-    assert found["Body"].read() == large.read_bytes()
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])

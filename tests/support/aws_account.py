@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lggseg.cloud.account import Account
+    from lggseg.cloud.aws.account import Account
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from lggseg.cloud.account import Account
+from lggseg.cloud.aws.account import Account
 
 ENVIRONMENT = {
     "AWS_REGION": "us-east-1",
@@ -48,7 +48,7 @@ def keys(account: Account) -> set[str]:
     return {entry.key for entry in bucket.objects.all()}
 
 
-POLICY = json.loads(resources.files("lggseg.cloud").joinpath("policy.json").read_text())
+POLICY = json.loads(resources.files("lggseg.cloud.aws").joinpath("policy.json").read_text())
 
 
 # Operations whose permission has another name than they have, or that of others.
@@ -61,16 +61,12 @@ NAMES = {
     "s3:PutObject": ["s3:PutObject", "s3:PutObjectTagging"],
     "s3:CreateMultipartUpload": ["s3:PutObject", "s3:PutObjectTagging"],
     "s3:UploadPart": ["s3:PutObject"],
-    "s3:ListParts": ["s3:ListMultipartUploadParts"],
     "s3:CompleteMultipartUpload": ["s3:PutObject"],
     "s3:DeleteObjects": ["s3:DeleteObject"],
     "s3:PutPublicAccessBlock": ["s3:PutBucketPublicAccessBlock"],
     "s3:PutBucketEncryption": ["s3:PutEncryptionConfiguration"],
     "s3:PutBucketLifecycleConfiguration": ["s3:PutLifecycleConfiguration"],
     "sts:GetCallerIdentity": [],  # needs no permission
-    # The SDK asks, and goes on where it may not.
-    "s3:ListBuckets": [],
-    "iam:SimulatePrincipalPolicy": [],
 }
 
 

@@ -1,19 +1,14 @@
-"""What SageMaker answers when a job is described."""
+"""What SageMaker answers when a job is described, and what a job leaves."""
 
 from __future__ import annotations
 
 import io
 import tarfile
 from datetime import datetime, timedelta
-from io import BytesIO
 from typing import Any
 
-import numpy as np
-
-from lggseg.cloud.account import Account
 from lggseg.cloud.container import TABLES
 from lggseg.config import Config
-from lggseg.data.codecs import mask_tiff
 from lggseg.experiments.search_space import SEARCH_SPACE
 from lggseg.inference.model_folder import FILES
 from lggseg.training.loggers import OBJECTIVE
@@ -34,21 +29,6 @@ RESULTS = {
     "model.tar.gz": archive(**{name: f"the {name}" for name in FILES}, other="x"),
     "output.tar.gz": archive(**{f"data/{name}": f"the {name}" for name in TABLES}),
 }
-
-
-def answer(account: Account) -> None:
-    """Do what the container would: a mask beside each volume, of the volume's own value here."""
-
-    def serve(params: dict[str, Any], **_: object) -> None:
-        bucket = account.session.resource("s3").Bucket(account.bucket)
-        out = params["TransformOutput"]["S3OutputPath"].split("/", 3)[3]
-        source = params["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"].split("/", 3)[3]
-        for entry in bucket.objects.filter(Prefix=source):
-            volume = np.load(BytesIO(entry.get()["Body"].read()))
-            name = entry.key.rpartition("/")[2]
-            bucket.put_object(Key=f"{out}/{name}.out", Body=mask_tiff(volume[..., 0] == 2))
-
-    account.session.events.register("before-parameter-build.sagemaker.CreateTransformJob", serve)
 
 
 CONFIG = Config(epochs=10, fold=1)

@@ -1,7 +1,13 @@
-"""Where a model is trained and deployed. The only place that may import sagemaker or boto3."""
+"""Where a model is trained, searched for, deployed and cleaned up: here, in Docker, or on AWS."""
 
 from lggseg.utils.lazy import lazy_names
 
 __all__, __getattr__ = lazy_names(
-    __name__, {"endpoints": "deploy", "leftovers": "clean_up left_behind"}
+    __name__,
+    {
+        "clean_up": "left_behind",
+        "cost": "Plan confirm estimate_cost",
+        "platform": "find_place missing ways",
+        "registry": "register resolve",
+    },
 )

@@ -16,9 +16,8 @@ class Plan:
 
     instance, hours, jobs, spot: trainings of at most so many hours each, each of them on
     instance_count instances, which train together; endpoint_instance and endpoints: servers that
-    run until they are deleted; serverless_gb and request_seconds: memory of a serverless endpoint
-    and the duration of a request; request_gb: data sent and received in one; stored_gb: in S3;
-    volume_gb: disk of each instance. Zero or empty leaves a part out.
+    run until they are deleted; stored_gb: in S3; volume_gb: disk of each instance. What is zero or
+    empty is not counted.
     """
 
     instance: str = ""
@@ -28,22 +27,18 @@ class Plan:
     spot: bool = False
     endpoint_instance: str = ""
     endpoints: int = 1
-    serverless_gb: float = 0
-    request_seconds: float = 1
-    request_gb: float = 0.01
     stored_gb: float = 0
     volume_gb: float = 30
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """US dollars: of the training at most, of the storage a month, of the endpoint an hour and a
-    month, of a serverless request. ``str`` is one sentence."""
+    """US dollars: of the training at most, of the storage per month, of the endpoint per hour and
+    per month. ``str`` is one sentence."""
 
     train: float
     storage_month: float
     endpoint_hour: float
-    serverless_request: float
     prices: dict[str, Any] = field(repr=False)
 
     @property
@@ -57,7 +52,6 @@ class CostEstimate:
             "storage ${:,.2f} a month": self.storage_month,
             "the endpoint ${:,.2f} an hour": self.endpoint_hour,
             "which is ${:,.0f} a month until it is deleted": self.endpoint_month,
-            "serverless ${:,.6f} a request": self.serverless_request,
         }
         said = ", ".join(text.format(price) for text, price in parts.items() if price)
         where = f"example prices of {self.prices['region']}, {self.prices['date']}"
@@ -82,12 +76,10 @@ def estimate_cost(plan: Plan) -> CostEstimate:
     share = table["spot_share"] if plan.spot else 1
     hour = _hour(plan.instance, table) * share
     disk = plan.volume_gb * table["volume_gb_month"] / HOURS_A_MONTH if plan.instance else 0
-    second = plan.serverless_gb * table["serverless_gb_second"] * plan.request_seconds
     return CostEstimate(
         train=plan.jobs * plan.hours * plan.instance_count * (hour + disk),
         storage_month=plan.stored_gb * table["s3_gb_month"],
         endpoint_hour=plan.endpoints * _hour(plan.endpoint_instance, table),
-        serverless_request=second + plan.request_gb * table["serverless_data_gb"] if second else 0,
         prices=table,
     )
 

@@ -52,8 +52,8 @@ def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: s
     if to == "wandb":
         return loggers.register(Path(model), name, aliases)
     if to == "sagemaker":
-        from lggseg.cloud.account import open_account
-        from lggseg.cloud.model_registry import register_on_aws
+        from lggseg.cloud.aws.account import open_account
+        from lggseg.cloud.aws.model_registry import register_on_aws
 
         return register_on_aws(Path(model), name, open_account())
     private_folder(folder)

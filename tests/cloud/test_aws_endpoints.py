@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from lggseg.cloud.account import Account
-from lggseg.cloud.endpoints import deploy
-from lggseg.cloud.hosting import Clients, Hosted, create_endpoint, pack
+from lggseg.cloud.archives import pack_model
+from lggseg.cloud.aws.account import Account
+from lggseg.cloud.aws.endpoints import Clients, Hosted, create_endpoint
+from lggseg.cloud.deploy import deploy
 from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, NPY
 from lggseg.inference.model_folder import FILES
 from lggseg.inference.segmenter import Segmenter
@@ -126,7 +127,7 @@ def host(sagemaker: Any, runtime: Any = None) -> Any:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("botocore", reason="botocore is not installed")
-    monkeypatch.setattr("lggseg.cloud.hosting.POLL_SECONDS", 0)
+    monkeypatch.setattr("lggseg.cloud.aws.account.POLL_SECONDS", 0)
 
 
 DELETED = ["delete_endpoint", "delete_endpoint_config", "delete_model"]
@@ -155,7 +156,7 @@ def test_an_endpoint_that_is_still_being_made_is_waited_for_before_it_is_deleted
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lggseg.cloud.hosting._wait_until_settled", interrupt)
+    monkeypatch.setattr("lggseg.cloud.aws.endpoints._wait_until_settled", interrupt)
     with pytest.raises(KeyboardInterrupt):
         host(sagemaker)
     assert sagemaker.calls[-6:] == ["delete_endpoint"] * 4 + DELETED[1:]
@@ -200,7 +201,7 @@ def test_a_refusal_reads_the_same_from_aws_and_from_local_mode(at_once: None) ->
 
 
 def test_a_packed_model_predicts_the_same(tmp_path: Path) -> None:
-    with tarfile.open(pack(MODEL, tmp_path / "model.tar.gz")) as tar:
+    with tarfile.open(pack_model(MODEL, tmp_path / "model.tar.gz")) as tar:
         tar.extractall(tmp_path / "model")
     volume = np.random.default_rng(0).integers(0, 255, (3, 256, 256, 3), dtype=np.uint8)
     masks = [Segmenter.load(folder).predict(volume).mask for folder in (MODEL, tmp_path / "model")]

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lggseg.cloud.account import PROJECT, Account
-from lggseg.cloud.hosting import forget
-from lggseg.cloud.storage import has_bucket
+from lggseg.cloud.aws.account import PROJECT, Account, pause
+from lggseg.cloud.aws.endpoints import forget
+from lggseg.cloud.aws.storage import has_bucket
 
-# How long a job may take to stop, and how often it is asked whether it has.
-STOP_SECONDS, POLL_SECONDS = 600, 10
+# How long a job may take to stop.
+STOP_SECONDS = 600
 _LOGS = "/aws/sagemaker/Endpoints/"
 
 
@@ -36,19 +36,18 @@ _SERVING = {"Endpoint": "Endpoints", "EndpointConfig": "EndpointConfigs", "Model
 _JOBS = {
     "HyperParameterTuningJob": "HyperParameterTuningJobSummaries",
     "TrainingJob": "TrainingJobSummaries",
-    "TransformJob": "TransformJobSummaries",
 }
 _GROUPS = {"ModelPackageGroup": "ModelPackageGroupSummaryList"}
 
 
 def delete_everything(account: Account, *, whole_project: bool = False) -> list[str]:
-    """Delete what is tagged with the account's run: endpoints, their configurations, scaling, logs
-    and models, jobs (running ones are stopped), registered models, files. With ``whole_project``
+    """Delete what is tagged with the account's run: endpoints, their configurations, logs and
+    models, jobs (running ones are stopped), registered models, files. With ``whole_project``
     that of all runs, the bucket with the cohorts, and the images.
 
-    Returns the ARNs or URIs of what was deleted; a second call finds nothing. AWS keeps the record
-    of a transform job, which costs nothing. Raises ``RuntimeError`` when a job does not stop
-    within ten minutes; nothing else is left by then, so call it again.
+    Returns the ARNs or URIs of what was deleted; a second call finds nothing.
+    Raises ``RuntimeError`` when a job does not stop within ten minutes; nothing else is left by
+    then, so call it again.
     """
     sagemaker = account.session.client("sagemaker")
     run = "" if whole_project else account.run
@@ -56,13 +55,11 @@ def delete_everything(account: Account, *, whole_project: bool = False) -> list[
     running = [job for job in _find(sagemaker, _JOBS, run) if job.status == "InProgress"]
     for job in running:
         getattr(sagemaker, f"stop{_snake(job.kind)}")(**{f"{job.kind}Name": job.name})
-    deleted = _delete_scaling(account, whole_project)
-    deleted += [_delete(sagemaker, found) for found in _find(sagemaker, _SERVING, run)]
+    deleted = [_delete(sagemaker, found) for found in _find(sagemaker, _SERVING, run)]
     deleted += _delete_packages(sagemaker, run)
     deleted += _delete_logs(account, whole_project)
     _wait_for_stops(sagemaker, run)
-    jobs = [job for job in _find(sagemaker, _JOBS, run) if job.kind != "TransformJob"]
-    deleted += [_delete(sagemaker, job) for job in jobs]
+    deleted += [_delete(sagemaker, job) for job in _find(sagemaker, _JOBS, run)]
     # Last, since a job that stops still writes.
     return deleted + _delete_files(account, whole_project) + _delete_images(account, whole_project)
 
@@ -112,7 +109,7 @@ def _wait_for_stops(sagemaker: Any, run: str) -> None:
                 f"{names[0]}: found it still stopping after {STOP_SECONDS} s; expected it to end. "
                 "Call delete_everything again in some minutes."
             )
-        time.sleep(POLL_SECONDS)
+        pause()
 
 
 def _delete_packages(sagemaker: Any, run: str) -> list[str]:
@@ -124,21 +121,6 @@ def _delete_packages(sagemaker: Any, run: str) -> list[str]:
             deleted.append(package["ModelPackageArn"])
         deleted.append(_delete(sagemaker, group))
     return deleted
-
-
-def _delete_scaling(account: Account, whole_project: bool) -> list[str]:
-    """What scales endpoints, with its alarms: found by the endpoint's name."""
-    scaling = account.session.client("application-autoscaling")
-    prefix = "endpoint/" + (f"{PROJECT}-" if whole_project else f"{account.prefix}-")
-    pages = scaling.get_paginator("describe_scalable_targets").paginate(
-        ServiceNamespace="sagemaker"
-    )
-    targets = [target for page in pages for target in page["ScalableTargets"]]
-    found = [target for target in targets if target["ResourceId"].startswith(prefix)]
-    for target in found:
-        names = ("ServiceNamespace", "ResourceId", "ScalableDimension")
-        forget(scaling.deregister_scalable_target, **{name: target[name] for name in names})
-    return [target["ResourceId"] for target in found]
 
 
 def _delete_logs(account: Account, whole_project: bool) -> list[str]:

@@ -9,10 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lggseg.cloud.account import Account
-from lggseg.cloud.hosting import pack
-from lggseg.cloud.jobs import own_image
-from lggseg.cloud.storage import make_bucket, put
+from lggseg.cloud.archives import pack_model
+from lggseg.cloud.aws.account import Account
+from lggseg.cloud.aws.storage import make_bucket, put
 from lggseg.data.codecs import JSON, NPY, TIFF
 from lggseg.inference.segmenter import Segmenter
 
@@ -30,7 +29,9 @@ def register_on_aws(model: Path, name: str, account: Account) -> str:
     make_bucket(account)
     place = f"runs/{account.run}/models/{name}-{time.time_ns()}"
     with tempfile.TemporaryDirectory() as folder:
-        data = put(pack(model, Path(folder) / "model.tar.gz"), account, f"{place}/model.tar.gz")
+        data = put(
+            pack_model(model, Path(folder) / "model.tar.gz"), account, f"{place}/model.tar.gz"
+        )
         scores = Path(folder) / "metrics.json"
         scores.write_text(json.dumps({"segmentation_metrics": card_metrics(card)}))
         metrics = put(scores, account, f"{place}/metrics.json")
@@ -40,7 +41,7 @@ def register_on_aws(model: Path, name: str, account: Account) -> str:
         sagemaker.create_model_package(
             ModelPackageGroupName=group,
             InferenceSpecification={
-                "Containers": [{"Image": own_image(account, "serve"), "ModelDataUrl": data}],
+                "Containers": [{"Image": account.image("serve"), "ModelDataUrl": data}],
                 "SupportedContentTypes": [TIFF, NPY],
                 "SupportedResponseMIMETypes": [JSON, TIFF, NPY],
             },

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 import pandas as pd
 
-from lggseg.cloud.account import Account, open_account
+from lggseg.cloud.aws.account import Account, open_account, pause
+from lggseg.cloud.aws.storage import upload
+from lggseg.cloud.aws.training_jobs import ENDED, training_definition
 from lggseg.cloud.cost import Plan
-from lggseg.cloud.jobs import ENDED, input_data, model_trainer
-from lggseg.cloud.storage import upload
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.experiments.search_space import SEARCH_SPACE, sagemaker_ranges
-from lggseg.training.loggers import OBJECTIVE, metric_definitions
+from lggseg.training.loggers import OBJECTIVE
 
-POLL_SECONDS = 30
 # What lggseg.experiments.search calls the state of a trial; SageMaker stops a training that falls
 # behind.
 _STATES = {"Completed": "complete", "Stopped": "pruned"}
@@ -34,16 +32,15 @@ def tune(
     *,
     account: Account | None = None,
     parallel: int = 2,
-    parents: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Search on SageMaker, wait for the end, and return the table of its trials.
 
-    account: by default what :func:`lggseg.cloud.account.open_account` opens; the others as in
+    account: by default what :func:`lggseg.cloud.aws.account.open_account` opens; the others as in
     :func:`start_tuning`. Raises ``RuntimeError`` when no training finished.
     """
     account = account or open_account()
     channels = upload(cohort, split, account)
-    name = start_tuning(config, channels, account, plan, parallel=parallel, parents=parents)
+    name = start_tuning(config, channels, account, plan, parallel=parallel)
     wait_for_tuning(name, account)
     return trials_table(name, account, config)
 
@@ -55,56 +52,39 @@ def start_tuning(
     plan: Plan,
     *,
     parallel: int = 2,
-    parents: Sequence[str] = (),
 ) -> str:
     """Start a search of ``plan.jobs`` trainings over
     :data:`lggseg.experiments.search_space.SEARCH_SPACE`, at most ``parallel`` at a time; returns
     the name of the tuning job without waiting.
 
     A training that falls behind is stopped early. Each ends after ``plan.hours``, the whole after
-    as long as they take one after the other. parents: names of earlier tuning jobs on the same
-    data to learn from. A spot training that is interrupted begins again, since all trainings of a
-    search would share one place for checkpoints.
+    as long as they take one after the other. A spot training that is interrupted begins again,
+    since all trainings of a search would share one place for checkpoints.
     """
-    trainer = model_trainer(config, account, plan)
-    from sagemaker.train.tuner import HyperparameterTuner
-
-    tuner = HyperparameterTuner(
-        model_trainer=trainer,
-        objective_metric_name=OBJECTIVE,
-        objective_type="Maximize",
-        hyperparameter_ranges=_ranges(),
-        metric_definitions=metric_definitions(),
-        strategy="Bayesian",
-        max_jobs=plan.jobs,
-        max_parallel_jobs=min(parallel, plan.jobs),
-        max_runtime_in_seconds=_seconds(plan, parallel),
-        early_stopping_type="Auto",
-        random_seed=config.seed,
-        warm_start_config=_warm_start(parents),
-    )
-    # The SDK's own names are the same for two searches that start in the same minute.
+    # A name has at most 32 characters.
     name = f"{account.prefix}-{datetime.now():%m%d%H%M%S}"
-    tuner.tune(input_data(channels), job_name=name, wait=False)
+    fixed = {knob: text for knob, text in config.to_strings().items() if knob not in SEARCH_SPACE}
+    account.session.client("sagemaker").create_hyper_parameter_tuning_job(
+        HyperParameterTuningJobName=name,
+        HyperParameterTuningJobConfig={
+            "Strategy": "Bayesian",
+            "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": OBJECTIVE},
+            "ResourceLimits": {
+                "MaxNumberOfTrainingJobs": plan.jobs,
+                "MaxParallelTrainingJobs": min(parallel, plan.jobs),
+                "MaxRuntimeInSeconds": _seconds(plan, parallel),
+            },
+            "ParameterRanges": sagemaker_ranges(),
+            "TrainingJobEarlyStoppingType": "Auto",
+            "RandomSeed": config.seed,
+        },
+        TrainingJobDefinition={
+            "StaticHyperParameters": fixed,
+            **training_definition(channels, account, plan),
+        },
+        Tags=account.tags,
+    )
     return name
-
-
-def _ranges() -> dict[str, Any]:
-    """The search space as the SDK's classes."""
-    from sagemaker.core.parameter import CategoricalParameter, ContinuousParameter
-
-    ranges = sagemaker_ranges()
-    continuous = {
-        entry["Name"]: ContinuousParameter(
-            float(entry["MinValue"]), float(entry["MaxValue"]), entry["ScalingType"]
-        )
-        for entry in ranges["ContinuousParameterRanges"]
-    }
-    categorical = {
-        entry["Name"]: CategoricalParameter(entry["Values"])
-        for entry in ranges["CategoricalParameterRanges"]
-    }
-    return {**continuous, **categorical}
 
 
 def _seconds(plan: Plan, parallel: int) -> int:
@@ -114,35 +94,21 @@ def _seconds(plan: Plan, parallel: int) -> int:
     return int(rounds * plan.hours * 3600 * waiting)
 
 
-def _warm_start(parents: Sequence[str]) -> Any:
-    if not parents:
-        return None
-    from sagemaker.core.shapes import (
-        HyperParameterTuningJobWarmStartConfig,
-        ParentHyperParameterTuningJob,
-    )
-
-    jobs = [ParentHyperParameterTuningJob(hyper_parameter_tuning_job_name=name) for name in parents]
-    return HyperParameterTuningJobWarmStartConfig(
-        parent_hyper_parameter_tuning_jobs=jobs, warm_start_type="IdenticalDataAndAlgorithm"
-    )
-
-
 def wait_for_tuning(name: str, account: Account) -> None:
     """Wait until a tuning job has ended, however it ends; print its counts when they change."""
-    sagemaker, said = account.session.client("sagemaker"), ""
+    sagemaker, printed = account.session.client("sagemaker"), ""
     while True:
         job = sagemaker.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
         counts = job["TrainingJobStatusCounters"]
         state = f"{name}: {job['HyperParameterTuningJobStatus']}, " + ", ".join(
             f"{count} {word}" for word, count in counts.items() if count
         )
-        if state != said:
+        if state != printed:
             print(state, flush=True)
-        said = state
+        printed = state
         if job["HyperParameterTuningJobStatus"] in ENDED:
             return
-        time.sleep(POLL_SECONDS)
+        pause()
 
 
 def trials_table(name: str, account: Account, config: Config) -> pd.DataFrame:

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tools import need
 
-from lggseg.cloud import where
-from lggseg.cloud.where import Place, find_place, known_region, known_role, missing, ways
+from lggseg.cloud.aws import account
+from lggseg.cloud.aws.account import known_role
+from lggseg.cloud.platform import Place, find_place, missing, ways
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +23,7 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr(where, "METADATA", tmp_path / "metadata.json")
+    monkeypatch.setattr(account, "METADATA", tmp_path / "metadata.json")
     return tmp_path
 
 
@@ -56,41 +58,52 @@ def test_studio_and_notebook_instances_are_told_apart(laptop: Path) -> None:
     arn = "arn:aws:sagemaker:eu-west-1:123456789012:"
     role = "arn:aws:iam::123456789012:role/studio"
     studio = {"DomainId": "d-1", "ResourceArn": arn + "app/d-1", "ExecutionRoleArn": role}
-    where.METADATA.write_text(json.dumps(studio))
+    account.METADATA.write_text(json.dumps(studio))
     place = find_place()
     assert (place.kind, place.region, place.role) == ("Studio", "eu-west-1", role)
     assert place.credentials
     assert "Studio domain's settings" in missing(place)["sagemaker-local"][-1]
-    where.METADATA.write_text(json.dumps({"ResourceArn": arn + "notebook-instance/n"}))
+    account.METADATA.write_text(json.dumps({"ResourceArn": arn + "notebook-instance/n"}))
     assert find_place().kind == "notebook instance"
 
 
 def test_the_profile_gives_region_and_credentials(
     laptop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    need("aws", find_spec("boto3") is not None)
     (laptop / ".aws").mkdir()
     text = "[default]\nregion = us-west-2\n[profile work]\nregion = eu-north-1\nsso_session = s\n"
+    text += "sso_account_id = 123456789012\nsso_role_name = r\n[sso-session s]\n"
+    text += "sso_region = eu-north-1\nsso_start_url = https://example.com/start\n"
     (laptop / ".aws" / "config").write_text(text)
-    assert known_region() == "us-west-2" and not find_place().credentials
+    assert find_place().region == "us-west-2" and not find_place().credentials
     monkeypatch.setenv("AWS_PROFILE", "work")
-    assert known_region() == "eu-north-1" and find_place().credentials
+    assert find_place().region == "eu-north-1" and find_place().credentials
     monkeypatch.setenv("AWS_REGION", "ap-south-1")
-    assert known_region() == "ap-south-1"
+    assert find_place().region == "ap-south-1"
     monkeypatch.setenv("LGGSEG_ROLE", "arn")
     assert known_role() == "arn"
 
 
-def test_docker_counts_only_when_its_engine_answers(
+def test_a_profile_that_is_not_there_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nosuch")
+    place = find_place()
+    assert (place.region, place.credentials) == ("", False)
+
+
+def test_docker_counts_only_when_its_engine_answers(laptop: Path) -> None:
+    assert not find_place().docker
+    program(laptop, "docker", '[ "$1" = compose ]')
+    assert not find_place().docker
+    program(laptop, "docker", "exit 0")
+    assert find_place().docker
+
+
+def test_an_engine_that_does_not_answer_is_not_waited_for(
     laptop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = laptop / "docker.sock"
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{address}")
-    with socket.socket(socket.AF_UNIX) as engine:
-        engine.bind(str(address))
-        engine.listen()
-        assert not find_place().docker
-        program(laptop, "docker")
-        assert find_place().docker
+    monkeypatch.setattr("lggseg.cloud.docker.ANSWER_SECONDS", 0.1)
+    program(laptop, "docker", "exec /bin/sleep 60")
     assert not find_place().docker
 
 
@@ -101,9 +114,11 @@ def test_gpus_are_named_and_a_broken_driver_is_none(laptop: Path) -> None:
     assert find_place().gpu == ""
 
 
-def test_neither_boto3_nor_sagemaker_is_imported() -> None:
+def test_without_boto3_the_place_is_found_and_no_package_of_aws_is_needed() -> None:
     code = (
-        "import sys; from lggseg.cloud.where import *; find_place(); "
-        "assert not {'boto3', 'sagemaker'} & set(sys.modules)"
+        "import sys; sys.modules.update(dict.fromkeys(['boto3', 'botocore', 'sagemaker'])); "
+        "import importlib.util; importlib.util.find_spec = lambda name: None; "
+        "from lggseg.cloud.platform import find_place, missing; place = find_place(); "
+        "assert not place.credentials and 'pip install' in missing(place)['sagemaker'][0]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from lggseg.cloud import preflight
-from lggseg.cloud.account import Account
+from lggseg.cloud import docker
+from lggseg.cloud.aws.account import Account, require_account, require_package
+from lggseg.cloud.deploy import free_port
 
 
 @pytest.fixture
@@ -29,42 +30,42 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
 
 
 def test_a_missing_package() -> None:
-    preflight.require_package("numpy")
+    require_package("numpy")
     with pytest.raises(RuntimeError, match=r"nosuch: found no such .*pip install -e \.\[aws\]"):
-        preflight.require_package("nosuch")
+        require_package("nosuch")
 
 
 def test_no_docker(program: Callable[[str, str], None]) -> None:
     with pytest.raises(RuntimeError, match=r"docker: found no such command; install Docker"):
-        preflight.require_engine()
+        docker.require_engine()
 
 
 def test_a_docker_without_an_engine(program: Callable[[str, str], None]) -> None:
     program("docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
     with pytest.raises(RuntimeError, match=r"no engine \(Cannot connect to the .*\); start it"):
-        preflight.require_engine()
+        docker.require_engine()
 
 
 def test_a_docker_without_compose(program: Callable[[str, str], None]) -> None:
     program("docker", '[ "$1" = version ]')
     with pytest.raises(RuntimeError, match="found no Docker Compose; install docker-compose"):
-        preflight.require_engine()
+        docker.require_engine()
     program("docker-compose", "exit 0")
-    preflight.require_engine()
+    docker.require_engine()
 
 
 def test_a_missing_image(program: Callable[[str, str], None]) -> None:
     program("docker", '[ "$3" = lggseg:serve ]')
-    preflight.require_image("lggseg:serve")
+    docker.require_image("lggseg:serve")
     with pytest.raises(RuntimeError, match=r"lggseg:train: found no such .* run `make image`"):
-        preflight.require_image("lggseg:train")
+        docker.require_image("lggseg:train")
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    preflight.require_space(tmp_path, gib=0)
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.3 * 2**30))
+    docker.require_space(tmp_path, gib=0)
+    monkeypatch.setattr(docker.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.3 * 2**30))
     with pytest.raises(RuntimeError, match=r"found 0\.3 GiB free; expected 2 GiB\. Delete"):
-        preflight.require_space(tmp_path)
+        docker.require_space(tmp_path)
 
 
 def test_a_busy_port() -> None:
@@ -73,14 +74,14 @@ def test_a_busy_port() -> None:
         server.listen()
         port = server.getsockname()[1]
         with pytest.raises(RuntimeError, match=f"port {port}: found it taken .*; choose another"):
-            preflight.free_port(port)
-    assert preflight.free_port(port) == port
-    assert preflight.free_port(0) > 0
+            free_port(port)
+    assert free_port(port) == port
+    assert free_port(0) > 0
 
 
 def test_an_image_that_was_not_pushed(account: Account) -> None:
     with pytest.raises(RuntimeError, match=r"ECR: found no image lggseg:serve .* `make push`"):
-        preflight.require_account(account)
+        require_account(account)
 
 
 def test_credentials_that_aws_refuses(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,4 +94,4 @@ def test_credentials_that_aws_refuses(account: Account, monkeypatch: pytest.Monk
             raise ClientError(refusal, "GetCallerIdentity")
 
     with pytest.raises(RuntimeError, match=r"does not take .*expired.*`aws sso login`"):
-        preflight.require_account(Account(Expired(), "test"))
+        require_account(Account(Expired(), "test"))

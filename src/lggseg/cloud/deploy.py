@@ -1,36 +1,27 @@
-"""``deploy(model, where)`` → :class:`Endpoint`: the same server, started where it is wanted.
-
-kind, on AWS: ``real-time`` and ``asynchronous`` are one ``instance``; the latter takes requests
-and gives answers through S3, and queues them. ``serverless`` costs by the request instead, but
-wakes up for seconds, and is asked for 8 slices at a time, since it takes little.
-
-instances, capture: of a real-time endpoint. Under load it gets up to so many instances, each of
-which costs. With ``capture`` every scan that is sent, and its answer, are kept in the run's
-encrypted folder until :func:`lggseg.cloud.clean_up`: only for scans that may be kept.
-"""
+"""``deploy(model, where)`` → :class:`Endpoint`: the same server, started where it is wanted."""
 
 from __future__ import annotations
 
 import atexit
 import ctypes
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from lggseg.cloud.preflight import free_port
+from lggseg.cloud.platform import require_place
 from lggseg.inference.segmenter import Segmenter
 from lggseg.serving.client import Endpoint, http_sender
 
 if TYPE_CHECKING:
-    from lggseg.cloud.account import Account
+    from lggseg.cloud.aws.account import Account
 
-PLACES = ("here", "sagemaker-local", "sagemaker")
-KINDS = ("real-time", "serverless", "asynchronous")
 # Two cores: a request at a time.
 INSTANCE = "ml.m5.large"
 START_SECONDS, STOP_SECONDS = 60, 30
@@ -43,22 +34,19 @@ def deploy(
     port: int = 0,
     account: Account | None = None,
     instance: str = INSTANCE,
-    kind: str = "real-time",
-    instances: int = 1,
-    capture: bool = False,
 ) -> Endpoint:
     """Serve a model folder, in one of three places with the same answers:
 
     ``here``: a child process that ends with this one at the latest, on a port of the loopback
     interface. ``sagemaker-local``: SageMaker's container in Docker on this machine (the image
     ``lggseg:serve``, which listens on all interfaces). ``sagemaker``: an endpoint on AWS, which
-    costs money until it is deleted.
+    costs money until it is deleted: one ``instance``.
 
     port: on this machine; 0: any free one. account: by default what
-    :func:`lggseg.cloud.account.open_account` opens. The others are for AWS: see this module.
+    :func:`lggseg.cloud.aws.account.open_account` opens.
 
     Raises ``DataError`` for a folder without a model, ``RuntimeError`` with the next step where
-    something is missing (see :mod:`lggseg.cloud.preflight`) or the server does not start; nothing
+    something is missing or the server does not start; nothing
     is left behind then.
 
     >>> import numpy as np
@@ -68,38 +56,30 @@ def deploy(
     np.False_
     """
     Segmenter.load(model)
-    _check_kind(kind, instances > 1 or capture)
+    require_place(where)
     if where == "here":
         return _start(Path(model), free_port(port))
     if where == "sagemaker-local":
-        return _start_in_docker(Path(model), free_port(port))
-    if where == "sagemaker":
-        return _start_on_aws(Path(model), account, instance, kind, instances, capture)
-    raise ValueError(f"where={where!r}: expected one of {PLACES}")
+        from lggseg.cloud.aws.local_mode import deploy_locally
+
+        return deploy_locally(Path(model), free_port(port))
+    from lggseg.cloud.aws.account import open_account
+    from lggseg.cloud.aws.endpoints import deploy_on_aws
+
+    return deploy_on_aws(Path(model), account or open_account(), instance)
 
 
-def _start_in_docker(model: Path, port: int) -> Endpoint:
-    from lggseg.cloud.local_mode import deploy_locally
-
-    return deploy_locally(model, port)
-
-
-def _start_on_aws(
-    model: Path, account: Account | None, instance: str, kind: str, instances: int, capture: bool
-) -> Endpoint:
-    from lggseg.cloud.account import open_account
-    from lggseg.cloud.hosting import deploy_on_aws
-
-    account = account or open_account()
-    return deploy_on_aws(model, account, instance, kind, instances=instances, capture=capture)
-
-
-def _check_kind(kind: str, real_time: bool) -> None:
-    """Whether there is such an endpoint; ``real_time``: asked for what only that kind does."""
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}: expected one of {KINDS}")
-    if real_time and kind != "real-time":
-        raise ValueError(f"kind={kind!r}: expected real-time where it scales or captures")
+def free_port(port: int) -> int:
+    """``port`` where nothing listens on this machine; for 0, any such port."""
+    with closing(socket.socket()) as probe:
+        # A port whose last server has just ended counts as free, as uvicorn sees it.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            message = f"port {port}: found it taken ({error.strerror}); choose another, or 0."
+            raise RuntimeError(message) from error
+        return int(probe.getsockname()[1])
 
 
 def _start(model: Path, port: int) -> Endpoint:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 
-from lggseg.cloud import tuning
-from lggseg.cloud.account import Account
+from lggseg.cloud.aws import tuning_jobs as tuning
+from lggseg.cloud.aws.account import Account
 from lggseg.cloud.cost import Plan
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
@@ -66,14 +66,6 @@ def test_the_search_is_limited_tagged_and_stops_what_falls_behind(
     assert job["OutputDataConfig"]["S3OutputPath"].startswith(account.folder)
     names = [d["Name"] for d in job["AlgorithmSpecification"]["MetricDefinitions"]]
     assert OBJECTIVE in names and params["Tags"] == account.tags
-
-
-def test_a_later_search_learns_from_an_earlier_one(aws: list[Request], account: Account) -> None:
-    tuning.start_tuning(CONFIG, CHANNELS, account, PLAN, parents=["lggseg-test-1"])
-    assert created(aws)["WarmStartConfig"] == {
-        "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": "lggseg-test-1"}],
-        "WarmStartType": "IdenticalDataAndAlgorithm",
-    }
 
 
 def imitate(account: Account, *summaries: dict[str, Any]) -> None:

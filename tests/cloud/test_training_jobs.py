@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lggseg.cloud import jobs
-from lggseg.cloud.account import Account
+from lggseg.cloud.aws import training_jobs as jobs
+from lggseg.cloud.aws.account import Account
+from lggseg.cloud.aws.storage import make_bucket
 from lggseg.cloud.container import TABLES
 from lggseg.cloud.cost import Plan
-from lggseg.cloud.storage import make_bucket
 from lggseg.config import Config
 from lggseg.inference.model_folder import FILES
 from lggseg.utils.errors import DataError
@@ -20,9 +20,6 @@ from lggseg.utils.errors import DataError
 if TYPE_CHECKING:
     from aws_shapes import Request
 from sagemaker_answers import RESULTS, archive
-
-ROOT = Path(__file__).resolve().parents[2]
-
 
 CHANNELS = {"train": "s3://bucket/data/a/", "split": "s3://bucket/splits/b/"}
 
@@ -73,44 +70,18 @@ def test_several_instances_train_together(aws: list[Request], account: Account) 
 
 
 def test_only_the_same_training_goes_on_from_a_checkpoint(
-    aws: list[Request], account: Account, monkeypatch: pytest.MonkeyPatch
+    aws: list[Request], account: Account
 ) -> None:
     def place(config: Config, channels: dict[str, str]) -> str:
         aws.clear()
         jobs.start_training(config, channels, account, PLAN)
         return str(created(aws)["CheckpointConfig"]["S3Uri"])
 
-    names = iter(range(9))
-    unique = "sagemaker.train.model_trainer._get_unique_name"
-    monkeypatch.setattr(unique, lambda base: f"{base}-{next(names)}")
     first = place(Config(), CHANNELS)
     assert first.startswith(account.folder)
     assert place(Config(), CHANNELS) == first
     assert place(Config(seed=1), CHANNELS) != first
     assert place(Config(), {**CHANNELS, "train": "s3://bucket/data/c/"}) != first
-
-
-def test_in_the_image_of_aws_the_source_goes_along(aws: list[Request], account: Account) -> None:
-    make_bucket(account)
-    jobs.start_training(Config(), CHANNELS, account, PLAN, aws_image=True)
-    params = created(aws)
-    image = params["AlgorithmSpecification"]["TrainingImage"]
-    assert image.endswith("/pytorch-training:2.10.0-gpu-py313")
-    keys = [request.params["Key"] for request in aws if request.operation == "PutObject"]
-    source = f"runs/test/source/{params['TrainingJobName']}/input"
-    assert (
-        f"{source}/code/lggseg/training/train.py" in keys
-        and f"{source}/code/requirements.txt" in keys
-    )
-    assert all(key.startswith("runs/test/") for key in keys)
-
-
-def test_the_requirements_for_the_image_of_aws_are_the_projects() -> None:
-    pins = set((ROOT / "requirements.txt").read_text().splitlines())
-    wanted = (ROOT / "src" / "requirements.txt").read_text().splitlines()
-    wanted = [line for line in wanted if line and not line.startswith("#")]
-    assert wanted and set(wanted) <= pins
-    assert not any(line.startswith("torch==") for line in wanted)
 
 
 def leave_results(account: Account) -> None:
@@ -157,7 +128,7 @@ def test_a_failed_job_says_why(account: Account, tmp_path: Path) -> None:
     [[made]] = [backend_jobs(account).values()]
     assert isinstance(made, FakeTrainingJob)
     made.training_job_status, made.failure_reason = "Failed", "epochs='many': expected"
-    jobs.wait(job)
+    jobs.wait(job, account)
     with pytest.raises(RuntimeError, match=r"found it Failed \(epochs='many': expected\)"):
         jobs.fetch_run(job, account, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -8,9 +8,8 @@ import subprocess
 from contextlib import suppress
 from typing import Any
 
-from lggseg.cloud import preflight
-from lggseg.cloud.account import PROJECT, Account
-from lggseg.cloud.jobs import own_image
+from lggseg.cloud import docker
+from lggseg.cloud.aws.account import PROJECT, Account
 
 IMAGES = ("train", "serve")
 # An image that a newer one has taken the name of is deleted after a day, since it costs by size.
@@ -37,14 +36,14 @@ def push(account: Account) -> list[str]:
     Raises ``RuntimeError`` with the next step where Docker or an image is missing, or with what
     Docker said when it fails.
     """
-    preflight.require_engine()
+    docker.require_engine()
     for tag in IMAGES:
-        preflight.require_image(f"{PROJECT}:{tag}")
+        docker.require_image(f"{PROJECT}:{tag}")
     ecr = account.session.client("ecr")
     make_repository(ecr, account)
     granted = ecr.get_authorization_token()["authorizationData"][0]
     user, _, password = base64.b64decode(granted["authorizationToken"]).decode().partition(":")
-    uris = [own_image(account, tag) for tag in IMAGES]
+    uris = [account.image(tag) for tag in IMAGES]
     registry = uris[0].partition("/")[0]
     _docker("login", "--username", user, "--password-stdin", registry, input=password)
     try:

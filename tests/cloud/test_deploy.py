@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lggseg.cloud.endpoints import deploy
+from lggseg.cloud.deploy import deploy
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.inference.segmenter import Segmenter
 from lggseg.serving.client import Endpoint
@@ -68,7 +68,7 @@ def test_a_taken_port_and_a_folder_without_a_model_are_named(
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
 def test_an_endpoint_ends_when_its_process_is_killed() -> None:
     code = (
-        "from lggseg.cloud.endpoints import deploy; "
+        "from lggseg.cloud.deploy import deploy; "
         f"print(deploy({str(MODEL)!r}).url, flush=True); input()"
     )
     command = [sys.executable, "-c", code]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
-from base64 import b64encode
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lggseg.cloud.account import PROJECT, Account
+from lggseg.cloud.aws.account import PROJECT, Account
 from lggseg.data.archive import PACKED, pack, packed_name
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import split_fingerprint, write_split
@@ -20,7 +18,7 @@ _PRIVATE = dict.fromkeys(
     ["BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"], True
 )
 _ENCRYPTION = {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
-# Parts of an upload that was cut off wait for a day to be gone on with; they cost like files.
+# Parts of an upload that was killed cost like files.
 _LIFECYCLE = {
     "Rules": [
         {
@@ -37,8 +35,6 @@ _OPTIONS = {
     "ChecksumAlgorithm": "SHA256",
     "Tagging": f"project={PROJECT}",
 }
-# Of a file that is sent in parts of our own; S3 takes 10,000 parts, each but the last of 5 MiB.
-PART_BYTES = 16 * 2**20
 
 
 def upload(cohort: Cohort, split: pd.DataFrame, account: Account) -> dict[str, str]:
@@ -46,8 +42,7 @@ def upload(cohort: Cohort, split: pd.DataFrame, account: Account) -> dict[str, s
     there already.
 
     Returns the channels of a training: ``train`` and ``split``, each the S3 URI of a folder. An
-    upload that is cut off leaves no file, so what is there is whole; within a day, the next call
-    sends what is missing of it.
+    upload that is cut off leaves no file, so what is there is whole.
     """
     make_bucket(account)
     places = {"train": (f"data/{packed_name(cohort)}", PACKED, partial(pack, cohort))}
@@ -57,7 +52,7 @@ def upload(cohort: Cohort, split: pd.DataFrame, account: Account) -> dict[str, s
         if not _exists(account, f"{folder}/{name}"):
             with tempfile.TemporaryDirectory() as here:
                 write(Path(here) / name)
-                put_resumably(Path(here) / name, account, f"{folder}/{name}")
+                put(Path(here) / name, account, f"{folder}/{name}")
     return {channel: f"s3://{account.bucket}/{at}/" for channel, (at, *_) in places.items()}
 
 
@@ -66,42 +61,6 @@ def put(path: Path, account: Account, key: str) -> str:
     s3 = account.session.client("s3")
     s3.upload_file(str(path), account.bucket, key, ExtraArgs=_OPTIONS)
     return f"s3://{account.bucket}/{key}"
-
-
-def put_resumably(path: Path, account: Account, key: str) -> str:
-    """As :func:`put`, going on with an upload that an earlier call began, even one that was killed:
-    of its parts, those are sent that S3 lacks or has with another SHA-256."""
-    if path.stat().st_size <= PART_BYTES:
-        return put(path, account, key)
-    s3 = account.session.client("s3")
-    upload = {"Bucket": account.bucket, "Key": key}
-    upload["UploadId"] = _upload_id(s3, upload)
-    pages = s3.get_paginator("list_parts").paginate(**upload)
-    there = {part["PartNumber"]: part for page in pages for part in page.get("Parts", [])}
-    parts = []
-    with path.open("rb") as file:
-        for number, content in enumerate(iter(partial(file.read, PART_BYTES), b""), start=1):
-            name = {"PartNumber": number, "ChecksumSHA256": _checksum(content)}
-            part = there.get(number, {})
-            if part.get("ChecksumSHA256") != name["ChecksumSHA256"]:
-                part = s3.upload_part(**upload, **name, Body=content)
-            parts.append({**name, "ETag": part["ETag"]})
-    s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
-    return f"s3://{account.bucket}/{key}"
-
-
-def _upload_id(s3: Any, place: dict[str, str]) -> str:
-    """Of the latest upload to this place that was not completed; without one, of a new one."""
-    pages = s3.get_paginator("list_multipart_uploads")
-    found = pages.paginate(Bucket=place["Bucket"], Prefix=place["Key"])
-    begun = [upload for page in found for upload in page.get("Uploads", [])]
-    if begun:
-        return str(max(begun, key=lambda upload: upload["Initiated"])["UploadId"])
-    return str(s3.create_multipart_upload(**place, **_OPTIONS)["UploadId"])
-
-
-def _checksum(content: bytes) -> str:
-    return b64encode(hashlib.sha256(content).digest()).decode()
 
 
 def make_bucket(account: Account) -> None:
