@@ -173,7 +173,7 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_a_bad_knob_is_one_sentence(shared_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--data", str(shared_tree), "--epochs", "0"]) == 1
-    assert "epochs=0: expected a value from 1 to inf" in capsys.readouterr().err
+    assert "epochs='0': expected a value from 1 to inf" in capsys.readouterr().err
 
 
 def test_help_is_quick_to_import() -> None:

@@ -298,7 +298,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train_options(command)
     command.set_defaults(call=_crossvalidate, run=Path("runs/cv"))
 
-    command = commands.add_parser("tune", help="search the knobs on validation patients")
+    command = commands.add_parser("tune", help="search the hyperparameters on validation patients")
     add_train_options(command)
     command.add_argument("--trials", type=int, default=40, help="finished ones, earlier included")
     command.add_argument("--folds", type=int, nargs="+", default=[0], help="folds that validate")

@@ -12,7 +12,7 @@ import pytest
 from lggseg.cloud import tuning
 from lggseg.cloud.account import Account
 from lggseg.cloud.cost import Plan
-from lggseg.config import SEARCH_SPACE, Config, sagemaker_ranges
+from lggseg.config import SEARCH_SPACE, Choice, Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split
 from lggseg.experiments import search as here
@@ -40,8 +40,16 @@ def test_the_search_space_is_the_one_that_optuna_searches(
     tuning.start_tuning(CONFIG, CHANNELS, account, PLAN)
     params = created(aws)
     search = params["HyperParameterTuningJobConfig"]
-    found = {key: entries for key, entries in search["ParameterRanges"].items() if entries}
-    assert found == sagemaker_ranges()
+    ranges = search["ParameterRanges"]
+    found = {entry["Name"]: entry for entries in ranges.values() for entry in entries}
+    assert set(found) == set(SEARCH_SPACE)
+    for name, space in SEARCH_SPACE.items():
+        if isinstance(space, Choice):
+            assert found[name]["Values"] == [str(value) for value in space.values]
+        else:
+            low, high = float(found[name]["MinValue"]), float(found[name]["MaxValue"])
+            assert (low, high) == (space.low, space.high)
+            assert found[name]["ScalingType"] == ("Logarithmic" if space.log else "Linear")
     assert search["Strategy"] == "Bayesian"
     objective = {"Type": "Maximize", "MetricName": OBJECTIVE}
     assert search["HyperParameterTuningJobObjective"] == objective

@@ -15,7 +15,7 @@ from lggseg.cloud.account import Account, open_account
 from lggseg.cloud.cost import Plan
 from lggseg.cloud.jobs import ENDED, input_data, model_trainer
 from lggseg.cloud.storage import upload
-from lggseg.config import SEARCH_SPACE, Config, sagemaker_ranges
+from lggseg.config import SEARCH_SPACE, Choice, Config
 from lggseg.data.cohort import Cohort
 from lggseg.training.loggers import OBJECTIVE, metric_definitions
 
@@ -91,18 +91,14 @@ def _ranges() -> dict[str, Any]:
     """The search space as the SDK's classes."""
     from sagemaker.core.parameter import CategoricalParameter, ContinuousParameter
 
-    ranges = sagemaker_ranges()
-    continuous = {
-        entry["Name"]: ContinuousParameter(
-            float(entry["MinValue"]), float(entry["MaxValue"]), entry["ScalingType"]
-        )
-        for entry in ranges["ContinuousParameterRanges"]
-    }
-    categorical = {
-        entry["Name"]: CategoricalParameter(entry["Values"])
-        for entry in ranges["CategoricalParameterRanges"]
-    }
-    return {**continuous, **categorical}
+    ranges: dict[str, Any] = {}
+    for name, space in SEARCH_SPACE.items():
+        if isinstance(space, Choice):
+            ranges[name] = CategoricalParameter([str(value) for value in space.values])
+        else:
+            scaling = "Logarithmic" if space.log else "Linear"
+            ranges[name] = ContinuousParameter(space.low, space.high, scaling)
+    return ranges
 
 
 def _seconds(plan: Plan, parallel: int) -> int:
@@ -146,7 +142,7 @@ def wait_for_tuning(name: str, account: Account) -> None:
 def trials_table(name: str, account: Account, config: Config) -> pd.DataFrame:
     """The trainings of a tuning job as :func:`lggseg.experiments.search.trials_table` shows
     Optuna's trials: one row per finished one: number, state, dice, epochs (unknown of a pruned
-    one), seconds, then the knobs. Raises ``RuntimeError`` with the reason when none has
+    one), seconds, then the hyperparameters. Raises ``RuntimeError`` with the reason when none has
     finished."""
     rows, failures = [], []
     for job in _trainings(name, account):
@@ -155,7 +151,7 @@ def trials_table(name: str, account: Account, config: Config) -> pd.DataFrame:
         failures.append(job.get("FailureReason", job["TrainingJobStatus"]))
         if not state or "Value" not in metric:
             continue
-        knobs = asdict(Config.from_strings(job["TunedHyperParameters"], base=config))
+        values = asdict(Config.from_strings(job["TunedHyperParameters"], base=config))
         duration = job["TrainingEndTime"] - job["TrainingStartTime"]
         row = {
             "number": len(failures) - 1,
@@ -164,7 +160,7 @@ def trials_table(name: str, account: Account, config: Config) -> pd.DataFrame:
             "epochs": config.epochs if state == "complete" else None,
             "seconds": round(duration.total_seconds(), 1),
         }
-        rows.append({**row, **{knob: knobs[knob] for knob in SEARCH_SPACE}})
+        rows.append({**row, **{name: values[name] for name in SEARCH_SPACE}})
     if not rows:
         reason = failures[0] if failures else "no training was started"
         raise RuntimeError(

@@ -1,4 +1,5 @@
-"""Bayesian search over the knobs with Optuna: resumable, pruned, several workers on one database.
+"""Bayesian search over hyperparameters with Optuna: resumable, pruned, with several workers on one
+database.
 
 Only validation patients of the given folds are asked; test patients never are.
 """
@@ -16,7 +17,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -27,7 +28,7 @@ from optuna.trial import TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from lggseg.config import SEARCH_SPACE, Choice, Config
+from lggseg.config import SEARCH_SPACE, Choice, Config, Precision
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import fold_sides, split_fingerprint
 from lggseg.training.checks import check_start
@@ -95,7 +96,7 @@ def _no_warnings() -> Iterator[None]:
 
 
 def suggest(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-    """A value of each knob of :data:`lggseg.config.SEARCH_SPACE`."""
+    """A value of each hyperparameter of :data:`lggseg.config.SEARCH_SPACE`."""
     values: dict[str, Any] = {}
     for name, space in SEARCH_SPACE.items():
         if isinstance(space, Choice):
@@ -125,7 +126,7 @@ def tune(
     Writes ``trials.csv`` beside the database after each trial and returns that table (see
     :func:`trials_table`). Raises what :func:`lggseg.training.checks.check_start` raises, before it
     writes anything, ``DataError`` when the folder holds trials with other data, another split,
-    other folds or other knobs than those it varies, ``Stopped`` on SIGTERM and SIGINT.
+    other folds or other hyperparameters than those it varies, ``Stopped`` on SIGTERM and SIGINT.
     """
     check_start(config, cohort, split, folds)
     folder = Path(folder)
@@ -225,12 +226,12 @@ def _same_search(study: optuna.Study, folder: Path, terms: dict[str, Any]) -> No
     study.set_user_attr("terms", terms)
 
 
-def _precision(study: optuna.Study, config: Config) -> str:
+def _precision(study: optuna.Study, config: Config) -> Precision:
     """One for all trials and processes of a search, so that no busy moment chooses it for one."""
     if config.precision == "auto":
         chosen = study.user_attrs.get("precision") or choose_precision(config)
         study.set_user_attr("precision", study.user_attrs.get("precision", chosen))
-        return str(study.user_attrs["precision"])
+        return cast(Precision, study.user_attrs["precision"])
     return config.precision
 
 
@@ -305,7 +306,7 @@ def _finished_bar(study: optuna.Study, trials: int, progress: bool) -> Iterator[
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
     """One row per finished trial: number, state, dice (of a pruned one the last reported), epochs,
-    seconds, then the knobs."""
+    seconds, then the hyperparameters."""
     rows = []
     for trial in study.get_trials(deepcopy=False, states=FINISHED):
         steps = trial.intermediate_values
@@ -321,18 +322,18 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 
 def importances(table: pd.DataFrame) -> pd.Series:
-    """The share of the variance of Dice that each knob explains among the completed trials of
-    :func:`trials_table` or of SageMaker's tuner (fANOVA, Hutter 2014); 0 where there is nothing
-    to explain."""
+    """The share of the variance of Dice that each hyperparameter explains among the completed
+    trials of :func:`trials_table` or of SageMaker's tuner (fANOVA, Hutter 2014); 0 where there is
+    nothing to explain."""
     complete = table[table["state"] == "complete"]
     if complete["dice"].nunique() < 2:
         return pd.Series(0.0, index=list(SEARCH_SPACE))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
     for row in complete.to_dict("records"):
-        knobs: dict[str, Any] = {name: row[name] for name in SEARCH_SPACE}
+        values: dict[str, Any] = {name: row[name] for name in SEARCH_SPACE}
         trial = optuna.trial.create_trial(
-            params=knobs, distributions=_distributions(), value=float(row["dice"])
+            params=values, distributions=_distributions(), value=float(row["dice"])
         )
         study.add_trial(trial)
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
@@ -349,7 +350,8 @@ def _distributions() -> dict[str, optuna.distributions.BaseDistribution]:
 
 
 def best_config(table: pd.DataFrame, config: Config) -> Config:
-    """``config`` with the knobs of the completed trial that scored best; ``ValueError`` without."""
+    """``config`` with the hyperparameters of the completed trial that scored best; ``ValueError``
+    without."""
     complete = table[table["state"] == "complete"]
     if complete.empty:
         raise ValueError("found no completed trial: expected at least one; run more --trials")

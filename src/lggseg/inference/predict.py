@@ -76,7 +76,7 @@ class Prediction:
 
     @classmethod
     def of(cls, probability: np.ndarray, threshold: float, smallest_part: float) -> Prediction:
-        """What the probability of a whole volume gives, by two knobs of :class:`Config`."""
+        """The prediction that the probability of a whole volume gives."""
         return cls(drop_small_parts(probability >= threshold, smallest_part), probability)
 
     @property

@@ -28,7 +28,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lggseg.config import Config
+from lggseg.config import Config, Precision
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import NO_FOLD, fold_sides, folds_of, patients_of, split_fingerprint
 from lggseg.evaluation.statistics import summarise
@@ -253,7 +253,7 @@ def check_folds(
 _AGAIN = "Delete the file and go on with --resume, which writes it again."
 
 
-def choose_precision(config: Config) -> str:
+def choose_precision(config: Config) -> Precision:
     """16 bits where they are faster here: by capability on a GPU, by a short trial on a CPU, one
     for a network and a process, so that what is compared there does not differ by the answer."""
     if torch.cuda.is_available() and config.accelerator in ("auto", "gpu"):
@@ -265,7 +265,7 @@ def choose_precision(config: Config) -> str:
 
 
 @cache
-def _faster_on_cpu(config: Config) -> str:
+def _faster_on_cpu(config: Config) -> Precision:
     network = build_network(config)
     image = torch.randn(8, config.channels, config.size, config.size)
     image = image.contiguous(memory_format=torch.channels_last)
