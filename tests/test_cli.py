@@ -51,7 +51,7 @@ def test_evaluate_keeps_the_scores_in_the_card_when_asked(
     arguments = ["evaluate", str(own), str(shared_tree), "--out", str(tmp_path), "--split", split]
     assert cli.main([*arguments, "--record"]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
-    card = json.loads((own / "config.json").read_text())
+    card = json.loads((own / "model_card.json").read_text())
     assert card["test"]["dice"] == summary["dice"] and "validation" in card
 
 

@@ -57,7 +57,7 @@ def test_run_folder_is_complete(run: Path, cohort: Cohort, split: pd.DataFrame) 
     assert {"train/loss", "val/loss", "val/dice", "learning_rate", "seconds"} <= set(metrics)
     patients = pd.read_csv(run / "patients.csv")["patient"].tolist()
     assert patients == patients_of(split, "validation", 0)
-    card = json.loads((run / "model" / "config.json").read_text())
+    card = json.loads((run / "model" / "model_card.json").read_text())
     assert card["data_fingerprint"] == cohort.fingerprint
     assert card["validation"]["dice"]["n"] == len(patients)
     assert not card["simulated"]
@@ -351,13 +351,13 @@ def test_a_broken_model_folder_names_the_file(run: Path, tmp_path: Path) -> None
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(DataError, match=r"model.onnx: found the checksum .* changed or damaged"):
         Segmenter.load(tmp_path)
-    card = json.loads((tmp_path / "config.json").read_text())
+    card = json.loads((tmp_path / "model_card.json").read_text())
     del card["checksums"]
-    (tmp_path / "config.json").write_text(json.dumps(card))
+    (tmp_path / "model_card.json").write_text(json.dumps(card))
     with pytest.raises(DataError, match=r"model.onnx: found what ONNX Runtime cannot read"):
         Segmenter.load(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(DataError, match=r"config.json: found no readable model card"):
+    (tmp_path / "model_card.json").write_text("{}")
+    with pytest.raises(DataError, match=r"model_card.json: found no readable model card"):
         Segmenter.load(tmp_path)
 
 

@@ -18,7 +18,7 @@ from lggseg.cloud.account import Account
 from lggseg.cloud.jobs import own_image
 from lggseg.cloud.storage import make_bucket, put
 from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON
-from lggseg.inference.model_folder import FILES
+from lggseg.inference.model_folder import model_files
 from lggseg.serving.client import Endpoint
 
 POLL_SECONDS, START_SECONDS = 5, 1800
@@ -278,8 +278,8 @@ def pack(model: Path, file: Path) -> Path:
     """A model folder as SageMaker wants it: the tar file that it unpacks into /opt/ml/model, with
     files that any user may read."""
     with tarfile.open(file, "w:gz", compresslevel=1) as archive:
-        for name in FILES:
-            archive.add(model / name, name, filter=_readable)
+        for path in model_files(model):
+            archive.add(path, path.name, filter=_readable)
     return file
 
 

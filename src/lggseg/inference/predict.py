@@ -1,7 +1,7 @@
 """Volume in, mask out: a model folder, loaded with ONNX Runtime or torch.
 
-The model folder holds ``model.onnx``, ``weights.safetensors`` and ``config.json``; nothing in it
-is a pickle. The exported graph holds all pixel arithmetic (shrink, normalise, network, mirror
+The model folder holds ``model.onnx``, ``weights.safetensors`` and ``model_card.json``; nothing
+in it is a pickle. The exported graph holds all pixel arithmetic (shrink, normalise, network, mirror
 average, enlarge, sigmoid), so both engines run the very operations that training ran. A server
 does without torch and pandas, so they are imported where they are used.
 """
@@ -41,7 +41,7 @@ from lggseg.evaluation.segmentation import (
     patient_metrics,
     reliability,
 )
-from lggseg.inference.model_folder import Engine, checked, read_card
+from lggseg.inference.model_folder import CARD, OLD_CARD, Engine, checked, read_card
 from lggseg.inference.outputs import Outputs, Predictions
 from lggseg.preprocessing.volume import (
     FLAIR,
@@ -88,7 +88,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A loaded model folder. ``card`` is its whole ``config.json``."""
+    """A loaded model folder. ``card`` is its whole model card."""
 
     config: Config
     card: dict[str, Any]
@@ -100,7 +100,10 @@ class Segmenter:
         measured = ("train", "validation", "test", "evaluation", "checksums")
         facts = {name: value for name, value in self.card.items() if name not in measured}
         # Without that of the card, which holds what was measured.
-        facts["files"] = {**self.card.get("checksums", {}), "config.json": ""}
+        kept = self.card.get("checksums", {})
+        files = {name: checksum for name, checksum in kept.items() if name != CARD}
+        # Under the old name, so that a renamed card changes no fingerprint.
+        facts["files"] = {**files, OLD_CARD: ""}
         text = json.dumps([asdict(self.config), facts], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 

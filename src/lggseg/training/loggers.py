@@ -16,6 +16,7 @@ import numpy as np
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.evaluation.statistics import examples
+from lggseg.inference.model_folder import card_path
 from lggseg.inference.predict import Segmenter
 from lggseg.preprocessing.volume import FLAIR
 from lggseg.utils.paths import private_folder, read_table, runs_root
@@ -84,7 +85,7 @@ def log_results(experiment: Any, run: Path, cohort: Cohort) -> None:
 
 def log_model(experiment: Any, model: Path, name: str, aliases: Sequence[str]) -> None:
     """Log a model folder as an artifact of type ``model``, its card as metadata."""
-    card = json.loads((model / "config.json").read_text())
+    card = json.loads(card_path(model).read_text())
     artifact = _wandb().Artifact(name, type="model", metadata=card)
     artifact.add_dir(str(model))
     experiment.log_artifact(artifact, aliases=["latest", *aliases])
