@@ -33,7 +33,7 @@ START_PROCESSES = container.start_processes
 
 
 # What the SDK and the tuner add.
-OWN = {"sagemaker_program": '"train.py"', "_tuning_objective_metric": "val/dice"}
+OWN = {"sagemaker_program": '"train.py"', "_tuning_objective_metric": "val/dice_raw"}
 
 
 @pytest.fixture(scope="module", autouse=True)

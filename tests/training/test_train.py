@@ -7,6 +7,8 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -54,7 +56,7 @@ def test_run_folder_is_complete(run: Path, cohort: Cohort, split: pd.DataFrame) 
     assert sorted(path.name for path in (run / "model").iterdir()) == sorted(FILES)
     metrics = pd.read_csv(run / "metrics.csv")
     assert metrics["epoch"].tolist() == [0, 1, 2]
-    assert {"train/loss", "val/loss", "val/dice", "learning_rate", "seconds"} <= set(metrics)
+    assert {"train/loss", "val/loss", "val/dice_raw", "learning_rate", "seconds"} <= set(metrics)
     patients = pd.read_csv(run / "patients.csv")["patient"].tolist()
     assert patients == patients_of(split, "validation", 0)
     card = json.loads((run / "model" / "model_card.json").read_text())
@@ -138,6 +140,18 @@ def uninterrupted(shared_tree: Path, tmp_path_factory: pytest.TempPathFactory) -
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
     subprocess.run(training_command(shared_tree, run), check=True, capture_output=True)
     return run
+
+
+def test_a_run_of_an_earlier_version_goes_on_under_the_new_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.SIGNALS, "after_step", False)
+    epochs = pd.DataFrame({"epoch": [0, 1], "val/dice": [0.1, 0.2], "val/dice_median": [0.3, 0.4]})
+    epochs.to_csv(tmp_path / "metrics.csv", index=False)
+    folder = train.RunFolder(tmp_path)
+    trainer: Any = SimpleNamespace(world_size=1, current_epoch=1)
+    folder.on_train_start(trainer, cast(Any, None))
+    assert folder.rows == [{"epoch": 0, "val/dice_raw": 0.1, "val/dice_raw_median": 0.3}]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

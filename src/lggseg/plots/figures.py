@@ -228,7 +228,7 @@ def curves(cohort: Cohort, metrics: pd.DataFrame) -> Figure:
     figure, axes = _figure(cohort, "Training", (9, 3.2), 1, 2)
     for name, colour in (("train/loss", BLUE), ("val/loss", ORANGE)):
         axes[0].plot(metrics["epoch"] + 1, metrics[name], color=colour, label=name)
-    for name, colour in (("val/dice", BLUE), ("val/dice_median", GREEN)):
+    for name, colour in (("val/dice_raw", BLUE), ("val/dice_raw_median", GREEN)):
         axes[1].plot(metrics["epoch"] + 1, metrics[name], color=colour, label=name)
     axes[0].set(xlabel="epoch", ylabel="loss")
     axes[1].set(xlabel="epoch", ylabel="Dice over validation patients", ylim=(0, 1))
