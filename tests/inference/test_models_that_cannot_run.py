@@ -121,5 +121,5 @@ def test_a_card_without_what_an_answer_names(change: dict[str, Any], tmp_path: P
     card = json.loads((folder / "model_card.json").read_text()) | change
     card = {name: value for name, value in card.items() if value is not None}
     (folder / "model_card.json").write_text(json.dumps(card))
-    with pytest.raises(DataError, match=r"config\.json: found .*expected"):
+    with pytest.raises(DataError, match=r"model_card\.json: found .*expected"):
         serve.build_app(folder, Limits())
