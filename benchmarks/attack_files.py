@@ -256,7 +256,7 @@ def attack_models(tally: Tally, model: Path, folder: Path, seed: int) -> None:
 
     graph = bytearray((model / "model.onnx").read_bytes())
     weights = (model / "weights.safetensors").read_bytes()
-    card = json.loads((model / "config.json").read_text())
+    card = json.loads((model / "model_card.json").read_text())
     graph[len(graph) // 2] ^= 64
     flipped = changed("flipped", "model.onnx", bytes(graph))
     status, text = commands.run("flipped graph", "predict", flipped, source, commands.out())
@@ -272,7 +272,7 @@ def attack_models(tally: Tally, model: Path, folder: Path, seed: int) -> None:
     no_versions = {name: value for name, value in card.items() if name != "versions"}
     text_threshold = {**card, "config": {**card["config"], "threshold": "0.5"}}
     for name, facts in (("no versions", no_versions), ("threshold", text_threshold)):
-        place = changed(name.replace(" ", "-"), "config.json", json.dumps(facts).encode())
+        place = changed(name.replace(" ", "-"), "model_card.json", json.dumps(facts).encode())
         commands.run(name, "predict", place, source, commands.out())
         commands.run(f"{name}, serve", "serve", place, "--port", "1")
     attack_registry(commands)

@@ -111,7 +111,7 @@ def add_old_cache(folder: Path, whole: Path) -> None:
 def train_stage(cohort: Cohort) -> Stage:
     """Training with ``resume``."""
     split = make_split(cohort)
-    growing = ("metrics.csv", "checkpoints/last.ckpt", "model/config.json")
+    growing = ("metrics.csv", "checkpoints/last.ckpt", "model/model_card.json")
 
     def run(folder: Path) -> Path:
         return train(CONFIG, cohort, split, folder, resume=True, progress=False)
@@ -125,7 +125,7 @@ def train_stage(cohort: Cohort) -> Stage:
         if "checkpoints/last.ckpt" in files:
             state = torch.load(files["checkpoints/last.ckpt"], weights_only=True)
             assert state["epoch"] < CONFIG.epochs
-        if "model/config.json" in files:
+        if "model/model_card.json" in files:
             card, expected = (_card(place) for place in (folder, whole))
             # Its scores follow when the model has been asked; patients.csv then says finished.
             assert expected == {**expected, **card}, "a model's card with other facts"
@@ -144,7 +144,7 @@ def _epochs(run: Path) -> pd.DataFrame:
 
 
 def _card(run: Path) -> dict[str, Any]:
-    return dict(json.loads((run / "model" / "config.json").read_text()))
+    return dict(json.loads((run / "model" / "model_card.json").read_text()))
 
 
 def imitate(config: Config, *_: Any, each_epoch: Any, **options: Any) -> pd.Series:

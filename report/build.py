@@ -46,7 +46,7 @@ def load_results(folder: Path = HERE / "results") -> dict[str, Any]:
     ``results``: each JSON file, ``tables``: each CSV file as a data frame, both by the file's
     name without a notebook's number and ``-full``; ``failures``: what the worst patients' images
     look like; ``test_pairs``: the networks compared on the test patients; ``longer``: the Attention
-    UNet less the UNet, both after all epochs; ``model``: the committed model's config.json;
+    UNet less the UNet, both after all epochs; ``model``: the committed model's card;
     ``prices``: those of AWS that the package brings, if any.
     """
     names = {path: re.sub(r"^\d+_|-full$", "", path.stem) for path in sorted(folder.iterdir())}
@@ -59,7 +59,7 @@ def load_results(folder: Path = HERE / "results") -> dict[str, Any]:
         "failures": json.loads((HERE / "failures.json").read_text()),
         "test_pairs": compare_all(test).to_dict("records"),
         "longer": compare_paired(*_after_all_epochs(tables)),
-        "model": json.loads((ROOT / "models/lgg-unet/config.json").read_text()),
+        "model": json.loads((ROOT / "models/lgg-unet/model_card.json").read_text()),
         "prices": json.loads(prices.read_text()) if prices.exists() else None,
     }
 

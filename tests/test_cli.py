@@ -51,7 +51,7 @@ def test_evaluate_keeps_the_scores_in_the_card_when_asked(
     arguments = ["evaluate", str(own), str(shared_tree), "--out", str(tmp_path), "--split", split]
     assert cli.main([*arguments, "--record"]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
-    card = json.loads((own / "config.json").read_text())
+    card = json.loads((own / "model_card.json").read_text())
     assert card["test"]["dice"] == summary["dice"] and "validation" in card
 
 
@@ -171,9 +171,11 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "Traceback" not in error
 
 
-def test_a_bad_knob_is_one_sentence(shared_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_hyperparameter_is_one_sentence(
+    shared_tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["train", "--data", str(shared_tree), "--epochs", "0"]) == 1
-    assert "epochs=0: expected a value from 1 to inf" in capsys.readouterr().err
+    assert "epochs='0': expected a value from 1 to inf" in capsys.readouterr().err
 
 
 def test_help_is_quick_to_import() -> None:

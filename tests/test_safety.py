@@ -21,7 +21,7 @@ PYTHON = sorted(
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 SNAPSHOTS = sorted(ROOT.glob("report/notebooks/*.ipynb"))
 RESULTS = sorted(path for path in (ROOT / "report" / "results").iterdir() if path.is_file())
-CARDS = sorted(ROOT.glob("models/*/config.json"))
+CARDS = sorted(ROOT.glob("models/*/model_card.json"))
 TEXTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
 
 # Modules that build any object that a file asks for.

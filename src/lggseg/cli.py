@@ -73,7 +73,9 @@ def _add_crossvalidate(subparsers: Subparsers) -> None:
 
 
 def _add_tune(subparsers: Subparsers) -> None:
-    command = subparsers.add_parser("tune", help="search the knobs on validation patients")
+    command = subparsers.add_parser(
+        "tune", help="search the hyperparameters on validation patients"
+    )
     add_train_options(command)
     command.add_argument("--trials", type=int, default=40, help="finished ones, earlier included")
     command.add_argument("--folds", type=int, nargs="+", default=[0], help="folds that validate")

@@ -61,6 +61,7 @@ def train(options: argparse.Namespace) -> None:
 
 def train_from_options(options: argparse.Namespace) -> Path:
     """Train as the options of :func:`lggseg.cli.add_train_options` say; returns the run folder."""
+    from lggseg.inference.model_folder import card_path
     from lggseg.training import distributed
     from lggseg.training.train import train
 
@@ -69,7 +70,7 @@ def train_from_options(options: argparse.Namespace) -> Path:
     run = train(config, cohort, split, options.run, resume=options.resume)
     if distributed.rank():
         return run
-    card = read_json(run / "model" / "config.json", "Delete the folder model and --resume.")
+    card = read_json(card_path(run / "model"), "Delete the folder model and --resume.")
     if card.get("validation"):
         print(f"validation Dice per patient: {_interval(card['validation']['dice'])}")
     print(f"run folder {run}")

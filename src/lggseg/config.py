@@ -1,4 +1,4 @@
-"""Every knob of a training run: one typed, frozen dataclass and three profiles of it.
+"""Every hyperparameter of a training run: one typed, frozen config and three profiles of it.
 
 The same names are the command-line options (``--learning-rate``), SageMaker's hyperparameters
 (which arrive as strings) and the tracker's config.
@@ -7,85 +7,122 @@ The same names are the command-line options (``--learning-rate``), SageMaker's h
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import numbers
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticKnownError
 
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import read_json, write_json
 
-
-def _knob(
-    default: Any,
-    help: str,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    choices: tuple[Any, ...] = (),
-) -> Any:
-    limits = {"low": low, "high": high, "choices": choices}
-    return field(default=default, metadata={"help": help, **limits})
+# A probability, or a part of a whole.
+Share = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+_Class = TypeVar("_Class", bound=type)
 
 
-@dataclass(frozen=True)
+def _errors_as_sentences(cls: _Class) -> _Class:
+    """Let a pydantic dataclass take NumPy's numbers, and raise a ``ValueError`` of one sentence."""
+    validate: Callable[..., None] = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(validate)
+    def init(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            validate(self, *map(_plain, values), **{k: _plain(v) for k, v in named.items()})
+        except ValidationError as error:
+            raise ValueError(_sentence(error)) from None
+
+    cls.__init__ = init  # type: ignore[misc]
+    return cls
+
+
+@_errors_as_sentences
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Config:
-    """What a run trains and how. Raises ``ValueError`` that names the knob when a value is off.
+    """What a run trains and how.
+
+    Raises:
+        ValueError: The value of a hyperparameter has another type or lies outside its limits.
 
     >>> Config(epochs=12, downsample=4).size
     64
     >>> Config(dropout=1.5)
     Traceback (most recent call last):
     ValueError: dropout=1.5: expected a value from 0 to 1
+    >>> Config(epochs="5")
+    Traceback (most recent call last):
+    ValueError: epochs='5': expected a value of type int
     """
 
-    network: str = _knob("unet", "network, a name in lggseg.models.NETWORKS")
-    width: int = _knob(32, "filters of the first level; each deeper level doubles them", low=2)
-    dropout: float = _knob(0.0, "dropout probability inside the network", low=0, high=1)
-    neighbours: bool = _knob(True, "add FLAIR of the slice above and below as channels")
-    downsample: int = _knob(2, "train at 256 / downsample pixels", choices=(1, 2, 4))
-    loss: str = _knob("dice_bce", "loss, a name in lggseg.models.LOSSES")
-    optimizer: str = _knob("muon", "muon (with AdamW) or AdamW alone", choices=("muon", "adamw"))
-    epochs: int = _knob(40, "passes over the training slices", low=1)
-    batch_size: int = _knob(16, "slices a step", low=1)
-    learning_rate: float = _knob(3e-3, "peak of the one-cycle schedule", low=0)
-    weight_decay: float = _knob(0.3, "decoupled weight decay", low=0)
-    healthy_ratio: float = _knob(0.7, "tumour-free slices an epoch, per tumour slice", low=0)
-    augmentation: float = _knob(1.5, "strength of the augmentation; 0 switches it off", low=0)
-    paste: bool = _knob(True, "copy tumours into other slices, as part of the augmentation")
-    sequence_dropout: float = _knob(
-        0.2, "probability of FLAIR instead of another sequence", low=0, high=1
+    network: str = Field(default="unet", description="network, a name in lggseg.models.NETWORKS")
+    width: int = Field(
+        default=32, description="filters of the first level; each deeper level doubles them", ge=2
     )
-    ema_decay: float = _knob(0.99, "decay of the averaged weights", low=0, high=1)
-    test_flips: bool = _knob(True, "average the prediction with that of the mirrored slice")
-    threshold: float = _knob(0.5, "probability from which a pixel is tumour", low=0, high=1)
-    smallest_part: float = _knob(
-        0.1, "drop parts smaller than this share of the largest", low=0, high=1
+    dropout: Share = Field(default=0.0, description="dropout probability inside the network")
+    neighbours: bool = Field(
+        default=True, description="add FLAIR of the slice above and below as channels"
     )
-    fold: int = _knob(0, "the fold that validates, the others train; -1: all train", low=-1)
-    seed: int = _knob(0, "of the weights, the batches and the augmentation", low=0)
-    precision: str = _knob(
-        "auto", "auto measures and picks", choices=("auto", "32-true", "bf16-mixed", "16-mixed")
+    downsample: int = Field(default=2, description="train at 256 / downsample pixels: 1, 2 or 4")
+    loss: str = Field(default="dice_bce", description="loss, a name in lggseg.models.LOSSES")
+    optimizer: Literal["muon", "adamw"] = Field(
+        default="muon", description="muon (with AdamW) or AdamW alone"
     )
-    accelerator: str = _knob("auto", "where to train", choices=("auto", "cpu", "gpu", "mps"))
-    deterministic: bool = _knob(False, "only deterministic kernels (slower on a GPU)")
-    tracker: str = _knob("csv", "wandb is offline without a key", choices=("csv", "wandb"))
+    epochs: int = Field(default=40, description="passes over the training slices", ge=1)
+    batch_size: int = Field(default=16, description="slices per step", ge=1)
+    learning_rate: float = Field(default=3e-3, description="peak of the one-cycle schedule", ge=0)
+    weight_decay: float = Field(default=0.3, description="decoupled weight decay", ge=0)
+    healthy_ratio: float = Field(
+        default=0.7, description="tumour-free slices per tumour slice, in each epoch", ge=0
+    )
+    augmentation: float = Field(
+        default=1.5, description="strength of the augmentation; 0 switches it off", ge=0
+    )
+    paste: bool = Field(
+        default=True, description="copy tumours into other slices, as part of the augmentation"
+    )
+    sequence_dropout: Share = Field(
+        default=0.2, description="probability of FLAIR instead of another sequence"
+    )
+    ema_decay: Share = Field(default=0.99, description="decay of the averaged weights")
+    test_flips: bool = Field(
+        default=True, description="average the prediction with that of the mirrored slice"
+    )
+    threshold: Share = Field(default=0.5, description="probability from which a pixel is tumour")
+    smallest_part: Share = Field(
+        default=0.1, description="drop connected components smaller than this share of the largest"
+    )
+    fold: int = Field(
+        default=0, description="the fold that validates, the others train; -1: all train", ge=-1
+    )
+    seed: int = Field(
+        default=0, description="of the weights, the batches and the augmentation", ge=0
+    )
+    precision: Precision = Field(default="auto", description="auto measures and picks")
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = Field(
+        default="auto", description="where to train"
+    )
+    deterministic: bool = Field(
+        default=False, description="only deterministic kernels (slower on a GPU)"
+    )
+    tracker: Literal["csv", "wandb"] = Field(
+        default="csv", description="wandb is offline without a key"
+    )
 
-    def __post_init__(self) -> None:
-        for knob in fields(self):
-            value, choices = getattr(self, knob.name), knob.metadata["choices"]
-            low, high = knob.metadata["low"], knob.metadata["high"]
-            typed = _typed(value, str(knob.type))
-            if typed is None:
-                raise ValueError(f"{knob.name}={value!r}: expected a value of type {knob.type}")
-            if choices and value not in choices:
-                raise ValueError(f"{knob.name}={value!r}: expected one of {choices}")
-            finite = not isinstance(typed, float) or math.isfinite(typed)
-            if not finite or (not isinstance(value, str) and not low <= value <= high):
-                raise ValueError(f"{knob.name}={value!r}: expected a value from {low} to {high}")
-            object.__setattr__(self, knob.name, typed)
+    @field_validator("downsample")
+    @classmethod
+    def _halves(cls, value: int) -> int:
+        # Literal[1, 2, 4] would take True and 2.0 as well.
+        if value not in (1, 2, 4):
+            raise PydanticKnownError("literal_error", {"expected": "1, 2 or 4"})
+        return value
 
     @property
     def channels(self) -> int:
@@ -98,24 +135,28 @@ class Config:
         return 256 // self.downsample
 
     def to_strings(self) -> dict[str, str]:
-        """The knobs as SageMaker wants hyperparameters: every value a string."""
+        """The hyperparameters as SageMaker wants them: every value a string."""
         return {name: str(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_strings(cls, values: Mapping[str, str], base: Config | None = None) -> Config:
-        """``base`` (default: the defaults) with the given knobs parsed from strings.
+        """Parse hyperparameters from strings.
 
-        Raises ``ValueError`` on an unknown knob or a value of the wrong type.
+        Args:
+            values: Names and values. SageMaker's tuner wraps a value in another pair of quotes.
+            base: What the other hyperparameters are taken from (default: the defaults).
+
+        Raises:
+            ValueError: A name is unknown, or a value has the wrong type or lies outside its limits.
         """
-        kinds = {knob.name: knob.type for knob in fields(cls)}
-        unknown = sorted(set(values) - set(kinds))
-        if unknown:
-            raise ValueError(f"unknown knob {unknown[0]!r}: expected one of {sorted(kinds)}")
-        parsed = {name: _parse(name, kinds[name], text) for name, text in values.items()}
-        return replace(base or cls(), **parsed)
+        given = {name: str(text).strip().strip('"') for name, text in values.items()}
+        try:
+            return TypeAdapter(cls).validate_strings({**(base or cls()).to_strings(), **given})
+        except ValidationError as error:
+            raise ValueError(_sentence(error)) from None
 
     def save(self, path: Path) -> None:
-        """Write the knobs as JSON."""
+        """Write the hyperparameters as JSON."""
         write_json(asdict(self), path)
 
     @classmethod
@@ -123,39 +164,53 @@ class Config:
         """Read what :meth:`save` wrote; ``DataError`` when another version did, or nobody."""
         action = "Restore the file, or start a new run."
         values = read_json(path, action)
-        odd = sorted(set(values) ^ {knob.name for knob in fields(cls)})
-        if odd:
-            found = f"the knobs of another version (one differs: {odd[0]!r})"
+        differing = sorted(set(values) ^ {field.name for field in fields(cls)})
+        if differing:
+            found = f"the hyperparameters of another version (one differs: {differing[0]!r})"
             raise DataError(path, found, "those of this version", action)
         try:
             return cls(**values)
         except ValueError as error:
-            raise DataError(path, f"a wrong knob ({error})", "what was saved", action) from error
+            found = f"a wrong hyperparameter ({error})"
+            raise DataError(path, found, "what was saved", action) from error
 
 
-def _typed(value: Any, kind: str) -> Any:
-    """A value as its knob's type, ``None`` where it is of another: NumPy's numbers are numbers, and
-    ``True`` is none."""
-    abstract = {"int": numbers.Integral, "float": numbers.Real, "bool": bool, "str": str}[kind]
-    if not isinstance(value, abstract) or (kind != "bool" and isinstance(value, bool)):
-        return None
-    try:
-        return {"int": int, "float": float, "bool": bool, "str": str}[kind](value)
-    except OverflowError:  # an integer of hundreds of digits
-        return None
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python, all else as it is."""
+    if isinstance(value, bool | int | float) and type(value).__module__ == "builtins":
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
-def _parse(name: str, kind: Any, text: str) -> Any:
-    # SageMaker's tuner wraps strings in another pair of quotes.
-    text = str(text).strip().strip('"')
-    if kind == "bool":
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise ValueError(f"{name}={text!r}: expected true or false")
-        return text.lower() in ("true", "1")
-    try:
-        return {"int": int, "float": float, "str": str}[kind](text)
-    except ValueError:
-        raise ValueError(f"{name}={text!r}: expected a value of type {kind}") from None
+def _sentence(error: ValidationError) -> str:
+    """The first mistake, such as ``dropout=1.5: expected a value from 0 to 1``."""
+    mistake = error.errors(include_url=False)[0]
+    name, kind = mistake["loc"][0], mistake["type"]
+    known = _fields()
+    if name not in known:
+        return f"unknown hyperparameter {name!r}: expected one of {sorted(known)}"
+    field = known[str(name)]
+    if kind == "literal_error":
+        expected = mistake["ctx"]["expected"]
+    elif kind in ("greater_than_equal", "less_than_equal", "finite_number"):
+        low = next((limit.ge for limit in field.metadata if hasattr(limit, "ge")), -math.inf)
+        high = next((limit.le for limit in field.metadata if hasattr(limit, "le")), math.inf)
+        expected = f"a value from {low} to {high}"
+    elif kind == "bool_parsing":
+        expected = "true or false"
+    else:
+        expected = f"a value of type {_type_name(field.annotation)}"
+    return f"{name}={mistake['input']!r}: expected {expected}"
+
+
+def _fields() -> dict[str, FieldInfo]:
+    return dict(vars(Config)["__pydantic_fields__"])
+
+
+def _type_name(annotation: Any) -> str:
+    return str(getattr(annotation, "__name__", annotation))
 
 
 PROFILES: dict[str, Config] = {
@@ -176,33 +231,36 @@ def profile(name: str) -> Config:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--profile`` and one option per knob of :class:`Config`."""
+    """Add ``--profile`` and one option per hyperparameter of :class:`Config`."""
     parser.add_argument("--profile", default="full", choices=sorted(PROFILES), help="start from")
-    group = parser.add_argument_group("knobs (default: the profile's)")
-    for knob in fields(Config):
-        flag, kind = "--" + knob.name.replace("_", "-"), str(knob.type).upper()
-        group.add_argument(flag, metavar=kind, help=knob.metadata["help"])
+    group = parser.add_argument_group("hyperparameters (default: the profile's)")
+    for name, field in _fields().items():
+        choices = ",".join(get_args(field.annotation))
+        kind = f"{{{choices}}}" if choices else _type_name(field.annotation).upper()
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, metavar=kind, help=field.description)
 
 
 def from_options(options: argparse.Namespace) -> Config:
     """The config that the parsed options of :func:`add_options` ask for."""
-    given = {knob.name: getattr(options, knob.name) for knob in fields(Config)}
+    given = {field.name: getattr(options, field.name) for field in fields(Config)}
     strings = {name: text for name, text in given.items() if text is not None}
     return Config.from_strings(strings, base=profile(options.profile))
 
 
 def from_hyperparameters(values: Mapping[str, str]) -> Config:
-    """The config that the hyperparameters of a SageMaker job ask for: knobs, and ``profile``
-    (default: full), all of them strings. Those that SageMaker adds for itself are left out.
+    """The config that the hyperparameters of a SageMaker job ask for, and ``profile`` (default:
+    full), all of them strings. Those that SageMaker adds for itself are left out.
 
-    Raises ``ValueError`` on an unknown knob or a wrong value.
+    Raises:
+        ValueError: As :meth:`Config.from_strings`; also for an unknown profile.
 
     >>> config = from_hyperparameters({"profile": "smoke", "epochs": "5", "paste": "false"})
     >>> config.epochs, config.paste, config.width
     (5, False, 8)
     """
     own = {name: text for name, text in values.items() if not name.startswith(_SAGEMAKERS)}
-    name = _parse("profile", "str", own.pop("profile", "full"))
+    name = own.pop("profile", "full").strip().strip('"')
     return Config.from_strings(own, base=profile(name))
 
 

@@ -33,7 +33,7 @@ START_PROCESSES = container.start_processes
 
 
 # What the SDK and the tuner add.
-OWN = {"sagemaker_program": '"train.py"', "_tuning_objective_metric": "val/dice"}
+OWN = {"sagemaker_program": '"train.py"', "_tuning_objective_metric": "val/dice_raw"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,10 +122,10 @@ def test_a_packed_cohort_and_a_split_of_ones_own(
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"epoch": "3"}, "unknown knob 'epoch'"),
+        ({"epoch": "3"}, "unknown hyperparameter 'epoch'"),
         ({"epochs": "three"}, "epochs='three': expected a value of type int"),
         ({"paste": "perhaps"}, "paste='perhaps': expected true or false"),
-        ({"dropout": "2"}, "dropout=2.0: expected a value from 0 to 1"),
+        ({"dropout": "2"}, "dropout='2': expected a value from 0 to 1"),
         ({"profile": "huge"}, "profile 'huge': expected one of"),
         (["epochs"], "found a wrong hyperparameter"),
     ],

@@ -101,7 +101,7 @@ def test_a_model_is_registered_with_sagemaker_with_its_metrics(aws: list[Request
     sagemaker = session.client("sagemaker")
     found = sagemaker.describe_model_package(ModelPackageName=first)
     assert found["ModelApprovalStatus"] == "PendingManualApproval"
-    card = json.loads((MODEL / "config.json").read_text())
+    card = json.loads((MODEL / "model_card.json").read_text())
     properties = found["CustomerMetadataProperties"]
     assert properties["data_fingerprint"] == card["data_fingerprint"]
     uri = found["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"]

@@ -114,7 +114,7 @@ def test_a_job_that_left_no_model_is_named(
     account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_bucket(account)
-    monkeypatch.setitem(RESULTS, "model.tar.gz", archive(**{"config.json": "{}"}))
+    monkeypatch.setitem(RESULTS, "model.tar.gz", archive(**{"model_card.json": "{}"}))
     leave_results(account)
     with pytest.raises(DataError, match=r"model.tar.gz: found no model.onnx; expected the files"):
         jobs.train(Config(), CHANNELS, account, PLAN, tmp_path / "run")

@@ -16,7 +16,7 @@ from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split
 from lggseg.experiments import search_results
-from lggseg.experiments.search_space import SEARCH_SPACE, sagemaker_ranges
+from lggseg.experiments.search_space import SEARCH_SPACE, Choice
 from lggseg.training.loggers import OBJECTIVE
 
 if TYPE_CHECKING:
@@ -41,8 +41,16 @@ def test_the_search_space_is_the_one_that_optuna_searches(
     tuning.start_tuning(CONFIG, CHANNELS, account, PLAN)
     params = created(aws)
     search = params["HyperParameterTuningJobConfig"]
-    found = {key: entries for key, entries in search["ParameterRanges"].items() if entries}
-    assert found == sagemaker_ranges()
+    ranges = search["ParameterRanges"]
+    found = {entry["Name"]: entry for entries in ranges.values() for entry in entries}
+    assert set(found) == set(SEARCH_SPACE)
+    for name, space in SEARCH_SPACE.items():
+        if isinstance(space, Choice):
+            assert found[name]["Values"] == [str(value) for value in space.values]
+        else:
+            low, high = float(found[name]["MinValue"]), float(found[name]["MaxValue"])
+            assert (low, high) == (space.low, space.high)
+            assert found[name]["ScalingType"] == ("Logarithmic" if space.log else "Linear")
     assert search["Strategy"] == "Bayesian"
     objective = {"Type": "Maximize", "MetricName": OBJECTIVE}
     assert search["HyperParameterTuningJobObjective"] == objective

@@ -133,7 +133,7 @@ LOADERS: dict[str, tuple[str, Load, bool]] = {
     "weights of a bundle": ("model.pt", weights, True),
     "model.onnx": ("model/model.onnx", card, True),
     "weights.safetensors": ("model/weights.safetensors", card, True),
-    "model card": ("model/config.json", card, True),
+    "model card": ("model/model_card.json", card, True),
     "packed cohort": (f"packed/{PACKED}", packed, True),
     "pixels of the cache": ("pixels.npy", cohort, True),
     "table of the cache": ("slices.csv", cohort, True),

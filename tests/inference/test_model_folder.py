@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
+import tarfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,8 +20,17 @@ from safetensors.torch import load_file, save_file
 
 from lggseg import cli
 from lggseg.cloud import registry
+from lggseg.cloud.archives import pack_model
 from lggseg.config import Config, profile
-from lggseg.inference.model_folder import FILES, amend_card, read_card, write_card
+from lggseg.inference.model_folder import (
+    CARD,
+    FILES,
+    OLD_CARD,
+    amend_card,
+    model_files,
+    read_card,
+    write_card,
+)
 from lggseg.inference.onnx_export import export_model
 from lggseg.inference.segmenter import Segmenter
 from lggseg.models.networks import build_network
@@ -47,10 +59,10 @@ def folder(small: Path, tmp_path: Path) -> Path:
 
 def change_card(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change a card, and leave out its checksums, as an earlier version or a stranger would."""
-    card = json.loads((folder / "config.json").read_text())
+    card = json.loads((folder / "model_card.json").read_text())
     card.pop("checksums", None)
     change(card)
-    (folder / "config.json").write_text(json.dumps(card))
+    (folder / "model_card.json").write_text(json.dumps(card))
 
 
 def refused(folder: Path, engine: str = "onnx") -> str:
@@ -65,6 +77,47 @@ def test_the_card_holds_the_checksums_of_the_folder(folder: Path) -> None:
     amend_card(folder, {"validation": {"dice": 1}})
     assert read_card(folder)[1]["validation"] == {"dice": 1}
     assert set(read_card(MODEL)[1]["checksums"]) == set(FILES)
+
+
+def as_an_earlier_version_wrote_it(folder: Path) -> None:
+    card = json.loads((folder / CARD).read_text())
+    card["checksums"][OLD_CARD] = card["checksums"].pop(CARD)
+    (folder / OLD_CARD).write_text(json.dumps(card))
+    (folder / CARD).unlink()
+
+
+def test_a_folder_with_the_old_name_of_the_card_loads(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Segmenter.load(folder)
+    as_an_earlier_version_wrote_it(folder)
+    after = Segmenter.load(folder)
+    assert after.config == before.config and after.fingerprint == before.fingerprint
+    amend_card(folder, {"test": {"dice": 1}})
+    assert read_card(folder)[1]["test"] == {"dice": 1} and not (folder / CARD).exists()
+    assert [path.name for path in model_files(folder)] == [*FILES[:2], OLD_CARD]
+    with tarfile.open(pack_model(folder, tmp_path / "model.tar.gz")) as tar:
+        assert tar.getnames() == [*FILES[:2], OLD_CARD]
+    monkeypatch.setenv("LGGSEG_RUNS", str(tmp_path / "runs"))
+    kept = registry.resolve(f"old:{registry.register(folder, 'old')}")
+    assert read_card(kept) == read_card(folder)
+
+
+def test_the_checksums_of_an_old_card_are_compared(folder: Path) -> None:
+    as_an_earlier_version_wrote_it(folder)
+    card = json.loads((folder / OLD_CARD).read_text())
+    card["config"]["threshold"] = 0.7
+    (folder / OLD_CARD).write_text(json.dumps(card))
+    assert f"{folder / OLD_CARD}: found the checksum" in refused(folder)
+
+
+def test_predicting_imports_neither_pandas_nor_torch() -> None:
+    code = (
+        "import sys, lggseg.inference, lggseg.inference.segmenter, lggseg.config\n"
+        "print(sorted({'pandas', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -87,7 +140,7 @@ def test_a_cut_file_is_found_with_checksums_and_without(
     folder: Path, name: str, share: float
 ) -> None:
     for checksums in (True, False):
-        if not checksums and name != "config.json":
+        if not checksums and name != "model_card.json":
             change_card(folder, lambda card: None)
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: int(share * len(content))])

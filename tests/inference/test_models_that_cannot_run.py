@@ -32,9 +32,9 @@ def write_model(folder: Path, graph: onnx.GraphProto) -> Path:
     shutil.copytree(MODEL, folder)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, folder / "model.onnx")
-    card = json.loads((folder / "config.json").read_text())
+    card = json.loads((folder / "model_card.json").read_text())
     card.pop("checksums", None)
-    (folder / "config.json").write_text(json.dumps(card))
+    (folder / "model_card.json").write_text(json.dumps(card))
     return folder
 
 
@@ -118,8 +118,8 @@ def test_a_volume_without_probabilities_is_refused_and_the_next_is_answered(
 def test_a_card_without_what_an_answer_names(change: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(MODEL, folder)
-    card = json.loads((folder / "config.json").read_text()) | change
+    card = json.loads((folder / "model_card.json").read_text()) | change
     card = {name: value for name, value in card.items() if value is not None}
-    (folder / "config.json").write_text(json.dumps(card))
-    with pytest.raises(DataError, match=r"config\.json: found .*expected"):
+    (folder / "model_card.json").write_text(json.dumps(card))
+    with pytest.raises(DataError, match=r"model_card\.json: found .*expected"):
         serve.build_app(folder, Limits())

@@ -58,7 +58,7 @@ def test_the_readme_leads_to_its_numbers_and_names_its_licence() -> None:
     assert "(../../MODEL_CARD.md)" in text and "CC BY-NC-SA 4.0" in text
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "weights.safetensors", "config.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "weights.safetensors", "model_card.json"])
 def test_it_is_whole(name: str) -> None:
     assert (MODEL / name).is_file()
 
@@ -103,18 +103,20 @@ def test_broken_weights_are_named(
 @pytest.mark.parametrize("fact", ["versions", "data_fingerprint", "split_fingerprint", "simulated"])
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
 def test_a_model_card_without_a_fact_is_named(fact: str, engine: str, own: Path) -> None:
-    card = json.loads((own / "config.json").read_text())
+    card = json.loads((own / "model_card.json").read_text())
     del card[fact]
-    (own / "config.json").write_text(json.dumps(card))
-    with pytest.raises(DataError, match=f"config.json: found no readable model card .no '{fact}'"):
+    (own / "model_card.json").write_text(json.dumps(card))
+    with pytest.raises(
+        DataError, match=f"model_card.json: found no readable model card .no '{fact}'"
+    ):
         Segmenter.load(own, engine)
 
 
 def test_a_threshold_in_quotes_is_named(own: Path) -> None:
-    card = json.loads((own / "config.json").read_text())
+    card = json.loads((own / "model_card.json").read_text())
     card["config"]["threshold"] = "0.5"
-    (own / "config.json").write_text(json.dumps(card))
+    (own / "model_card.json").write_text(json.dumps(card))
     with pytest.raises(
-        DataError, match=r"config.json: .*threshold='0.5': expected a value of type"
+        DataError, match=r"model_card.json: .*threshold='0.5': expected a value of type"
     ):
         Segmenter.load(own)

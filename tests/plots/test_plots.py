@@ -23,7 +23,9 @@ def figures(cohort: Cohort) -> list[Figure]:
     patients = list(cohort.patients.index)
     table = pd.DataFrame({"patient": patients, "dice": np.linspace(0.2, 0.9, len(patients))})
     epochs = {"epoch": [0, 1], "train/loss": [1.0, 0.5], "val/loss": [1.0, 0.6]}
-    metrics = pd.DataFrame({**epochs, "val/dice": [0.1, 0.7], "val/dice_median": [0.2, 0.8]})
+    metrics = pd.DataFrame(
+        {**epochs, "val/dice_raw": [0.1, 0.7], "val/dice_raw_median": [0.2, 0.8]}
+    )
     summary = {"mean": 0.6, "low": 0.4, "high": 0.7}
     masks = {patient: cohort.mask(patient) for patient in patients[:3]}
     pictures = np.random.default_rng(0).random((4, 32, 32))

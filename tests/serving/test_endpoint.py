@@ -201,7 +201,7 @@ def test_numbers(port: int, volume: np.ndarray, expected: Prediction, accept: st
     assert answer["area_pixels"] == expected.mask.sum(axis=(1, 2)).tolist()
     assert answer["volume_voxels"] == expected.mask.sum()
     assert answer["expected_dice"] == pytest.approx(expected.expected_dice, abs=1e-4)
-    card = json.loads((MODEL / "config.json").read_text())
+    card = json.loads((MODEL / "model_card.json").read_text())
     assert answer["model"]["data_fingerprint"] == card["data_fingerprint"]
     assert len(answer["model"]["fingerprint"]) == 32
 

@@ -21,6 +21,8 @@ def final_metrics(run: Path) -> pd.DataFrame:
 
 
 def training_command(tree: Path, run: Path, *more: str) -> list[str]:
-    knobs = {**CONFIG.to_strings(), "epochs": "8"}
-    options = [part for name, text in knobs.items() for part in (f"--{name}", text)]
+    options = ["--epochs", "8"]
+    for name, text in CONFIG.to_strings().items():
+        if name != "epochs":
+            options += ["--" + name.replace("_", "-"), text]
     return [sys.executable, str(SCRIPT), "--data", str(tree), "--run", str(run), *options, *more]

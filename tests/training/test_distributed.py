@@ -179,7 +179,7 @@ def test_a_job_of_two_hosts_leaves_one_model_and_exact_dice(done: Path, cohort: 
     assert not (second / "model").exists()
     patients = patients_of(make_split(cohort), "validation", 0)
     table = evaluate(Segmenter.load(first / "model"), cohort, patients, progress=False)
-    assert metrics(done)["val/dice"].iloc[-1] == pytest.approx(table["dice"].mean(), abs=1e-3)
+    assert metrics(done)["val/dice_raw"].iloc[-1] == pytest.approx(table["dice"].mean(), abs=1e-3)
     assert len(metrics(done)) == CONFIG.epochs
     pd.testing.assert_frame_equal(pd.read_csv(first / "output/data/patients.csv"), table)
 

@@ -26,14 +26,19 @@ def read(line: str) -> dict[str, float]:
     return {name: float(match[1]) for name, match in found.items() if match}
 
 
-@given(st.dictionaries(st.sampled_from([*METRICS, "val/dice_median", "other"]), values))
+@given(st.dictionaries(st.sampled_from([*METRICS, "val/dice_raw_median", "other"]), values))
 def test_what_is_printed_is_what_is_read(metrics: dict[str, float]) -> None:
     known = {name: value for name, value in metrics.items() if name in METRICS}
     assert read(metric_line(metrics)) == pytest.approx(known, rel=1e-5)
 
 
 def test_other_lines_of_a_log_are_not_read() -> None:
-    for line in ("sub_val/dice=1;", "val/dice=", "val/dice_median=0.5;", "val/dice: 0.5"):
+    for line in (
+        "sub_val/dice_raw=1;",
+        "val/dice_raw=",
+        "val/dice_raw_median=0.5;",
+        "val/dice_raw: 0.5",
+    ):
         assert read(line) == {}
     assert OBJECTIVE in METRICS
 

@@ -245,7 +245,7 @@ def test_a_run_of_an_earlier_version_has_its_data_in_the_model_card(
     train.train(SMALL, cohort, split, run, progress=False)
     (run / "data.json").unlink()
     assert train.train(SMALL, cohort, split, run, resume=True, progress=False) == run
-    with pytest.raises(DataError, match=r"model/config.json: found that .* has other pixels"):
+    with pytest.raises(DataError, match=r"model/model_card.json: found that .* has other pixels"):
         other = replace(cohort, fingerprint="other")
         train.train(SMALL, other, split, run, resume=True, progress=False)
 

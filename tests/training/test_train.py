@@ -7,6 +7,8 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -27,7 +29,7 @@ from lggseg.inference.segmenter import Segmenter
 from lggseg.models import losses
 from lggseg.models import networks as models
 from lggseg.preprocessing import transforms
-from lggseg.training import module, precision, train
+from lggseg.training import callbacks, module, precision, train
 from lggseg.training.datamodule import Batch, DeviceCohort, TrainingRows
 from lggseg.training.step import Networks, TrainingStep, build_optimizer, runner
 from lggseg.utils.errors import DataError
@@ -59,10 +61,10 @@ def test_run_folder_is_complete(run: Path, cohort: Cohort, split: pd.DataFrame) 
     assert sorted(path.name for path in (run / "model").iterdir()) == sorted(FILES)
     metrics = pd.read_csv(run / "metrics.csv")
     assert metrics["epoch"].tolist() == [0, 1, 2]
-    assert {"train/loss", "val/loss", "val/dice", "learning_rate", "seconds"} <= set(metrics)
+    assert {"train/loss", "val/loss", "val/dice_raw", "learning_rate", "seconds"} <= set(metrics)
     patients = pd.read_csv(run / "patients.csv")["patient"].tolist()
     assert patients == patients_of(split, "validation", 0)
-    card = json.loads((run / "model" / "config.json").read_text())
+    card = json.loads((run / "model" / "model_card.json").read_text())
     assert card["data_fingerprint"] == cohort.fingerprint
     assert card["validation"]["dice"]["n"] == len(patients)
     assert not card["simulated"]
@@ -143,6 +145,18 @@ def uninterrupted(shared_tree: Path, tmp_path_factory: pytest.TempPathFactory) -
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
     subprocess.run(training_command(shared_tree, run), check=True, capture_output=True)
     return run
+
+
+def test_a_run_of_an_earlier_version_goes_on_under_the_new_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks.SIGNALS, "after_step", False)
+    epochs = pd.DataFrame({"epoch": [0, 1], "val/dice": [0.1, 0.2], "val/dice_median": [0.3, 0.4]})
+    epochs.to_csv(tmp_path / "metrics.csv", index=False)
+    folder = callbacks.RunFolder(tmp_path)
+    trainer: Any = SimpleNamespace(world_size=1, current_epoch=1)
+    folder.on_train_start(trainer, cast(Any, None))
+    assert folder.rows == [{"epoch": 0, "val/dice_raw": 0.1, "val/dice_raw_median": 0.3}]
 
 
 @pytest.mark.parametrize(
@@ -360,13 +374,13 @@ def test_a_broken_model_folder_names_the_file(run: Path, tmp_path: Path) -> None
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(DataError, match=r"model.onnx: found the checksum .* changed or damaged"):
         Segmenter.load(tmp_path)
-    card = json.loads((tmp_path / "config.json").read_text())
+    card = json.loads((tmp_path / "model_card.json").read_text())
     del card["checksums"]
-    (tmp_path / "config.json").write_text(json.dumps(card))
+    (tmp_path / "model_card.json").write_text(json.dumps(card))
     with pytest.raises(DataError, match=r"model.onnx: found what ONNX Runtime cannot read"):
         Segmenter.load(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(DataError, match=r"config.json: found no readable model card"):
+    (tmp_path / "model_card.json").write_text("{}")
+    with pytest.raises(DataError, match=r"model_card.json: found no readable model card"):
         Segmenter.load(tmp_path)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from lggseg.inference.model_folder import FILES
+from lggseg.inference.model_folder import model_files
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import replace_file
 
@@ -16,8 +16,8 @@ def pack_model(model: Path, file: Path) -> Path:
     """Write a model folder as the tar file that SageMaker unpacks into /opt/ml/model, with files
     that any user may read; returns ``file``."""
     with tarfile.open(file, "w:gz", compresslevel=1) as archive:
-        for name in FILES:
-            archive.add(model / name, name, filter=_readable)
+        for path in model_files(model):
+            archive.add(path, path.name, filter=_readable)
     return file
 
 

@@ -110,7 +110,7 @@ def read_hyperparameters(path: Path) -> Config:
         values = json.loads(path.read_text()) if path.exists() else {}
         return from_hyperparameters({name: str(value) for name, value in values.items()})
     except (ValueError, AttributeError) as error:
-        expected = "an object of knobs of lggseg.config.Config"
+        expected = "an object of hyperparameters of lggseg.config.Config"
         action = "Give the job the names and values that `lggseg train --help` lists."
         raise DataError(path, f"a wrong hyperparameter ({error})", expected, action) from error
 

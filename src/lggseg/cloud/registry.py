@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from lggseg.inference.model_folder import FILES
+from lggseg.inference.model_folder import model_files
 from lggseg.inference.segmenter import Segmenter
 from lggseg.training import loggers
 from lggseg.utils.errors import DataError
@@ -68,8 +68,8 @@ def _keep(model: Path, folder: Path) -> str:
     with writing(folder), working_folder(folder, ".registering-") as beside:
         copy = beside / "model"
         copy.mkdir()
-        for file in FILES:
-            shutil.copy2(model / file, copy / file)
+        for file in model_files(model):
+            shutil.copy2(file, copy / file.name)
         while True:
             version = f"v{max(_numbers(folder), default=0) + 1}"
             try:

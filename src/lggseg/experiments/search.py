@@ -1,4 +1,5 @@
-"""Bayesian search over the knobs with Optuna: resumable, pruned, several workers on one database.
+"""Bayesian search over hyperparameters with Optuna: resumable, pruned, with several workers on one
+database.
 
 Only validation patients of the given folds are asked; test patients never are.
 """
@@ -14,7 +15,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -24,7 +25,7 @@ from optuna.trial import TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from lggseg.config import Config
+from lggseg.config import Config, Precision
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import fold_sides, split_fingerprint
 from lggseg.experiments.search_results import FINISHED, trials_table
@@ -94,7 +95,8 @@ def _no_warnings() -> Iterator[None]:
 
 
 def suggest(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-    """A value of each knob of :data:`lggseg.experiments.search_space.SEARCH_SPACE`."""
+    """A value of each hyperparameter of
+    :data:`lggseg.experiments.search_space.SEARCH_SPACE`."""
     values: dict[str, Any] = {}
     for name, space in SEARCH_SPACE.items():
         if isinstance(space, Choice):
@@ -124,7 +126,7 @@ def tune(
     Writes ``trials.csv`` beside the database after each trial and returns that table (see
     :func:`trials_table`). Raises what :func:`lggseg.training.checks.check_start` raises, before it
     writes anything, ``DataError`` when the folder holds trials with other data, another split,
-    other folds or other knobs than those it varies, ``Stopped`` on SIGTERM and SIGINT.
+    other folds or other hyperparameters than those it varies, ``Stopped`` on SIGTERM and SIGINT.
     """
     check_start(config, cohort, split, folds)
     folder = Path(folder)
@@ -224,12 +226,12 @@ def _same_search(study: optuna.Study, folder: Path, terms: dict[str, Any]) -> No
     study.set_user_attr("terms", terms)
 
 
-def _precision(study: optuna.Study, config: Config) -> str:
+def _precision(study: optuna.Study, config: Config) -> Precision:
     """One for all trials and processes of a search, so that no busy moment chooses it for one."""
     if config.precision == "auto":
         chosen = study.user_attrs.get("precision") or choose_precision(config)
         study.set_user_attr("precision", study.user_attrs.get("precision", chosen))
-        return str(study.user_attrs["precision"])
+        return cast(Precision, study.user_attrs["precision"])
     return config.precision
 
 

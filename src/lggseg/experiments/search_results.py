@@ -1,4 +1,4 @@
-"""What a search has found: its trials, the importance of each knob, the best config."""
+"""What a search has found: its trials, the importance of each hyperparameter, the best config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
     """One row per finished trial: number, state, dice (of a pruned one the last reported), epochs,
-    seconds, then the knobs."""
+    seconds, then the hyperparameters."""
     rows = []
     for trial in study.get_trials(deepcopy=False, states=FINISHED):
         steps = trial.intermediate_values
@@ -32,18 +32,18 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 
 def importances(table: pd.DataFrame) -> pd.Series:
-    """The share of the variance of Dice that each knob explains among the completed trials of
-    :func:`trials_table` or of SageMaker's tuner (fANOVA, Hutter 2014); 0 where there is nothing
-    to explain."""
+    """The share of the variance of Dice that each hyperparameter explains among the completed
+    trials of :func:`trials_table` or of SageMaker's tuner (fANOVA, Hutter 2014); 0 where there is
+    nothing to explain."""
     complete = table[table["state"] == "complete"]
     if complete["dice"].nunique() < 2:
         return pd.Series(0.0, index=list(SEARCH_SPACE))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
     for row in complete.to_dict("records"):
-        knobs: dict[str, Any] = {name: row[name] for name in SEARCH_SPACE}
+        values: dict[str, Any] = {name: row[name] for name in SEARCH_SPACE}
         trial = optuna.trial.create_trial(
-            params=knobs, distributions=_distributions(), value=float(row["dice"])
+            params=values, distributions=_distributions(), value=float(row["dice"])
         )
         study.add_trial(trial)
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
@@ -60,7 +60,8 @@ def _distributions() -> dict[str, optuna.distributions.BaseDistribution]:
 
 
 def best_config(table: pd.DataFrame, config: Config) -> Config:
-    """``config`` with the knobs of the completed trial that scored best; ``ValueError`` without."""
+    """``config`` with the hyperparameters of the completed trial that scored best; ``ValueError``
+    without."""
     complete = table[table["state"] == "complete"]
     if complete.empty:
         raise ValueError("found no completed trial: expected at least one; run more --trials")

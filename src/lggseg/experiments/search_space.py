@@ -8,7 +8,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Range:
-    """Values of a knob from ``low`` to ``high``; ``log``: as many between 1 and 2 as 10 and 20."""
+    """Values of a hyperparameter from ``low`` to ``high``; ``log``: sampled uniformly on a
+    logarithmic scale."""
 
     low: float
     high: float
@@ -23,7 +24,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """Values of a knob to choose from."""
+    """Values of a hyperparameter to choose from."""
 
     values: tuple[Any, ...]
 
@@ -35,7 +36,7 @@ class Choice:
 
 
 # What a search varies: Optuna here (lggseg.experiments.search), SageMaker's tuner there
-# (sagemaker_ranges).
+# (lggseg.cloud.aws.tuning_jobs).
 SEARCH_SPACE: dict[str, Range | Choice] = {
     "learning_rate": Range(5e-4, 2e-2, log=True),
     "weight_decay": Range(1e-3, 1.0, log=True),
@@ -48,17 +49,3 @@ SEARCH_SPACE: dict[str, Range | Choice] = {
     "healthy_ratio": Range(0.3, 1.5),
     "paste": Choice((True, False)),
 }
-
-
-def sagemaker_ranges() -> dict[str, list[dict[str, Any]]]:
-    """The search space as ``ParameterRanges`` of SageMaker's CreateHyperParameterTuningJob, whose
-    values are strings."""
-    continuous, categorical = [], []
-    for name, space in SEARCH_SPACE.items():
-        if isinstance(space, Choice):
-            categorical.append({"Name": name, "Values": [str(value) for value in space.values]})
-        else:
-            scaling = "Logarithmic" if space.log else "Linear"
-            limits = {"MinValue": str(space.low), "MaxValue": str(space.high)}
-            continuous.append({"Name": name, **limits, "ScalingType": scaling})
-    return {"ContinuousParameterRanges": continuous, "CategoricalParameterRanges": categorical}

@@ -16,7 +16,7 @@ from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.nifti import is_nifti, read_nifti
 from lggseg.data.slices import read_volume
 from lggseg.data.splits import read_split
-from lggseg.inference.model_folder import FILES, has_checksums
+from lggseg.inference.model_folder import CARD, FILES, has_checksums
 from lggseg.inference.segmenter import Segmenter
 from lggseg.preprocessing.volume import SIZE
 from lggseg.utils.checksums import check_checkpoint
@@ -29,11 +29,13 @@ TOLERANCE = 1e-3
 
 def check(path: Path, *, progress: bool = True) -> list[str]:
     """What was compared and is whole, a sentence each. Raises ``DataError`` for what is not."""
-    if any((path / name).is_file() for name in FILES[:2]):
+    if any((path / name).is_file() for name in FILES):
         return [_check_model(path)]
     if (path / "config.json").is_file():
         return _check_run(path)
-    if runs := sorted(folder.parent for folder in path.glob("*/config.json")):
+    if runs := sorted(
+        {file.parent for name in ("config.json", CARD) for file in path.glob(f"*/{name}")}
+    ):
         return [sentence for run in runs for sentence in check(run, progress=progress)]
     if path.is_file():
         volume = (read_nifti if is_nifti(path) else read_volume)(path)[0]

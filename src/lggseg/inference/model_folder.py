@@ -1,7 +1,8 @@
-"""A model folder: its files, its card ``config.json``, and what is tried before it is used.
+"""A model folder: its files, its model card, and what is tried before it is used.
 
-The card holds the SHA-256 checksums of the other files and of itself. Cards that an earlier
-version wrote have none, and are taken as they are.
+The card is ``model_card.json``; earlier versions called it ``config.json``. It holds the
+SHA-256 checksums of the other files and of itself. Cards that the first version wrote have none,
+and are taken as they are.
 """
 
 from __future__ import annotations
@@ -24,25 +25,37 @@ from lggseg.utils.files import write_json
 # lggseg.inference.onnx_export.inference_graph).
 Engine = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
-FILES = ("model.onnx", "weights.safetensors", "config.json")
+CARD, OLD_CARD = "model_card.json", "config.json"
+FILES = ("model.onnx", "weights.safetensors", CARD)
 # What a card tells beside the config, and as what.
 _FACTS = {"versions": dict, "data_fingerprint": str, "split_fingerprint": str, "simulated": bool}
 _MODEL = "what `lggseg train` writes"
 _AGAIN = "Copy the model folder again, or train with this version."
 _CHANGED = (
-    "Copy the model folder again; after a change that is meant, delete `checksums` in config.json."
+    "Copy the model folder again; after a change that is meant, delete `checksums` in its card."
 )
+
+
+def card_path(folder: Path) -> Path:
+    """Where the model card of a folder is, or is to be written."""
+    old = folder / OLD_CARD
+    return old if old.is_file() and not (folder / CARD).is_file() else folder / CARD
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model folder, whether they are there or not."""
+    return [*(folder / name for name in FILES[:2]), card_path(folder)]
 
 
 def read_card(folder: Path) -> tuple[Config, dict[str, Any]]:
     """The config and the whole card of a model folder whose files are those that the card was
     written for. Raises ``DataError`` that names the file which is missing or was changed."""
-    for name in FILES:
-        if not (folder / name).is_file():
+    for file in model_files(folder):
+        if not file.is_file():
             expected = f"a model folder with {', '.join(FILES)}"
             action = "Give the folder `model` of a run (notebook 03, `lggseg train`)."
-            raise DataError(folder / name, "no such file", expected, action)
-    path = folder / "config.json"
+            raise DataError(file, "no such file", expected, action)
+    path = card_path(folder)
     try:
         card = json.loads(path.read_text())
         config = Config(**card["config"])
@@ -80,24 +93,25 @@ def _compare(folder: Path, card: Mapping[str, Any]) -> None:
 
 def _checksums(folder: Path, card: Mapping[str, Any]) -> dict[str, str]:
     facts = {name: value for name, value in card.items() if name != "checksums"}
-    files = {name: file_checksum(folder / name) for name in FILES if name != "config.json"}
-    return {**files, "config.json": values_checksum(facts)}
+    *files, path = model_files(folder)
+    checksums = {file.name: file_checksum(file) for file in files}
+    return {**checksums, path.name: values_checksum(facts)}
 
 
 def write_card(config: Config, card: dict[str, Any], folder: Path) -> None:
-    """Write a model folder's ``config.json``: the config, ``card``, the versions, and the checksums
+    """Write a model folder's card: the config, ``card``, the versions, and the checksums
     of the files, which are there."""
     _write({"config": asdict(config), **card, "versions": _versions()}, folder)
 
 
 def amend_card(folder: Path, facts: dict[str, Any]) -> None:
-    """Add facts to a model folder's ``config.json``. Raises what :func:`read_card` raises."""
+    """Add facts to a model folder's card. Raises what :func:`read_card` raises."""
     _, card = read_card(folder)
     _write({**card, **facts}, folder)
 
 
 def _write(card: dict[str, Any], folder: Path) -> None:
-    write_json({**card, "checksums": _checksums(folder, card)}, folder / "config.json")
+    write_json({**card, "checksums": _checksums(folder, card)}, card_path(folder))
 
 
 def checked(path: Path, run: Engine, config: Config) -> Engine:

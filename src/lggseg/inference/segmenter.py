@@ -1,7 +1,7 @@
 """Volume in, mask out: :class:`Segmenter`, a loaded model folder.
 
-The model folder holds ``model.onnx``, ``weights.safetensors`` and ``config.json``; nothing in it
-is a pickle. The exported graph holds all pixel arithmetic (shrink, normalise, network, mirror
+The model folder holds ``model.onnx``, ``weights.safetensors`` and ``model_card.json``; nothing
+in it is a pickle. The exported graph holds all pixel arithmetic (shrink, normalise, network, mirror
 average, enlarge, sigmoid), so both engines run the very operations that training ran. A server
 does without torch and pandas, so they are imported where they are used.
 """
@@ -13,19 +13,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from lggseg.config import Config
 from lggseg.evaluation.calibration import expected_dice
-from lggseg.inference.model_folder import Engine, read_card
+from lggseg.inference.engines import onnx_engine, torch_engine
+from lggseg.inference.model_folder import CARD, OLD_CARD, Engine, read_card
 from lggseg.preprocessing.postprocessing import drop_small_parts
 from lggseg.preprocessing.volume import FLAIR, SIZE, channel_statistics, stack_channels
-
-if TYPE_CHECKING:
-    pass
-from lggseg.inference.engines import onnx_engine, torch_engine
 
 # Slices that the network sees at once.
 BATCH = 16
@@ -41,7 +38,7 @@ class Prediction:
 
     @classmethod
     def of(cls, probability: np.ndarray, threshold: float, smallest_part: float) -> Prediction:
-        """What the probability of a whole volume gives, by two knobs of :class:`Config`."""
+        """The prediction that the probability of a whole volume gives."""
         return cls(drop_small_parts(probability >= threshold, smallest_part), probability)
 
     @property
@@ -53,7 +50,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A loaded model folder. ``card`` is its whole ``config.json``."""
+    """A loaded model folder. ``card`` is its whole model card."""
 
     config: Config
     card: dict[str, Any]
@@ -65,7 +62,10 @@ class Segmenter:
         measured = ("train", "validation", "test", "evaluation", "checksums")
         facts = {name: value for name, value in self.card.items() if name not in measured}
         # Without that of the card, which holds what was measured.
-        facts["files"] = {**self.card.get("checksums", {}), "config.json": ""}
+        kept = self.card.get("checksums", {})
+        files = {name: checksum for name, checksum in kept.items() if name != CARD}
+        # Under the old name, so that a renamed card changes no fingerprint.
+        facts["files"] = {**files, OLD_CARD: ""}
         text = json.dumps([asdict(self.config), facts], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 

@@ -35,7 +35,7 @@ def curves(cohort: Cohort, metrics: pd.DataFrame) -> Figure:
     figure, axes = new_figure(cohort, "Training", (9, 3.2), 1, 2)
     for name, colour in (("train/loss", BLUE), ("val/loss", ORANGE)):
         axes[0].plot(metrics["epoch"] + 1, metrics[name], color=colour, label=name)
-    for name, colour in (("val/dice", BLUE), ("val/dice_median", GREEN)):
+    for name, colour in (("val/dice_raw", BLUE), ("val/dice_raw_median", GREEN)):
         axes[1].plot(metrics["epoch"] + 1, metrics[name], color=colour, label=name)
     axes[0].set(xlabel="epoch", ylabel="loss")
     axes[1].set(xlabel="epoch", ylabel="Dice over validation patients", ylim=(0, 1))
@@ -58,7 +58,8 @@ def augmented(cohort: Cohort, images: np.ndarray, masks: np.ndarray) -> Figure:
 
 
 def search_history(cohort: Cohort, trials: pd.DataFrame, importance: pd.Series) -> Figure:
-    """Dice of each trial with the best so far, and how much of its spread each knob explains."""
+    """Dice of each trial with the best so far, and how much of its spread each hyperparameter
+    explains."""
     figure, axes = new_figure(cohort, "The search", (10, 3.6), 1, 2)
     for state, colour, marker in (("complete", BLUE, "o"), ("pruned", GREY, "x")):
         part = trials[trials["state"] == state]
@@ -77,17 +78,19 @@ def search_history(cohort: Cohort, trials: pd.DataFrame, importance: pd.Series) 
     return figure
 
 
-def search_slices(cohort: Cohort, trials: pd.DataFrame, knobs: Mapping[str, bool]) -> Figure:
-    """Dice of the completed trials against each knob; knobs: name → whether its axis is
-    logarithmic."""
+def search_slices(
+    cohort: Cohort, trials: pd.DataFrame, hyperparameters: Mapping[str, bool]
+) -> Figure:
+    """Dice of the completed trials against each hyperparameter; hyperparameters: name → whether its
+    axis is logarithmic."""
     complete = trials[trials["state"] == "complete"]
     columns = 5
-    rows = -(-len(knobs) // columns)
-    title = "Each knob, all else varying"
+    rows = -(-len(hyperparameters) // columns)
+    title = "Each hyperparameter, all else varying"
     figure, axes = new_figure(cohort, title, (10, 2.3 * rows + 0.4), rows, columns)
-    for axis in axes[len(knobs) :]:
+    for axis in axes[len(hyperparameters) :]:
         axis.set_axis_off()
-    for place, (axis, (name, log)) in enumerate(zip(axes, knobs.items(), strict=False)):
+    for place, (axis, (name, log)) in enumerate(zip(axes, hyperparameters.items(), strict=False)):
         values = complete[name]
         numeric = pd.api.types.is_float_dtype(values)
         axis.scatter(values if numeric else values.astype(str), complete["dice"], s=14, color=BLUE)
@@ -99,20 +102,24 @@ def search_slices(cohort: Cohort, trials: pd.DataFrame, knobs: Mapping[str, bool
     return figure
 
 
-def search_paths(cohort: Cohort, trials: pd.DataFrame, knobs: Mapping[str, bool]) -> Figure:
-    """Parallel coordinates: a line per completed trial across all knobs, each scaled to its own
-    range; the brighter, the better."""
+def search_paths(
+    cohort: Cohort, trials: pd.DataFrame, hyperparameters: Mapping[str, bool]
+) -> Figure:
+    """Parallel coordinates: a line per completed trial across all hyperparameters, each scaled to
+    its own range; the brighter, the better."""
     complete = trials[trials["state"] == "complete"].sort_values("dice")
-    figure, axes = new_figure(cohort, "All knobs of each completed trial", (10, 4))
+    figure, axes = new_figure(cohort, "All hyperparameters of each completed trial", (10, 4))
     norm = Normalize(float(complete["dice"].quantile(0.1)), float(complete["dice"].max()))
-    places = {name: scaled(complete[name], log) for name, log in knobs.items()}
+    places = {name: scaled(complete[name], log) for name, log in hyperparameters.items()}
     lines = np.stack([heights for heights, _ in places.values()])
     for line, dice in zip(lines.T, complete["dice"], strict=True):
         axes[0].plot(range(len(lines)), line, color=colormaps["cividis"](norm(dice)), alpha=0.8)
     for place, (_, ends) in enumerate(places.values()):
         axes[0].text(place, -0.04, ends[0], ha="center", va="top", fontsize=8)
         axes[0].text(place, 1.04, ends[1], ha="center", va="bottom", fontsize=8)
-    axes[0].set_xticks(range(len(lines)), list(knobs), rotation=20, ha="right", fontsize=9)
+    axes[0].set_xticks(
+        range(len(lines)), list(hyperparameters), rotation=20, ha="right", fontsize=9
+    )
     axes[0].set(yticks=[], ylim=(-0.14, 1.14))
     axes[0].grid(axis="x", alpha=0.4)
     figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes[0], label="Dice", pad=0.01)

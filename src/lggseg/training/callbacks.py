@@ -19,6 +19,9 @@ from lggseg.utils.files import read_table, write_table
 from lggseg.utils.progress import progress_bar
 from lggseg.utils.stopping import SIGNALS
 
+# What earlier versions called columns of metrics.csv.
+_EARLIER_NAMES = {"val/dice": "val/dice_raw", "val/dice_median": "val/dice_raw_median"}
+
 
 class RunFolder(Checkpoint):
     """Writes ``metrics.csv`` (a row per epoch), and ``checkpoints/last.ckpt`` after each epoch and
@@ -37,6 +40,7 @@ class RunFolder(Checkpoint):
         SIGNALS.after_step = trainer.world_size == 1
         if self.path.exists():
             table = read_table(self.path, "Restore it, or begin a new run in another folder.")
+            table = table.rename(columns=_EARLIER_NAMES)
             self.rows = table[table["epoch"] < trainer.current_epoch].to_dict("records")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -81,8 +85,8 @@ class TrainingBar(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        if "val/dice" in trainer.callback_metrics:
-            text += f", Dice {trainer.callback_metrics['val/dice']:.3f}"
+        if "val/dice_raw" in trainer.callback_metrics:
+            text += f", Dice {trainer.callback_metrics['val/dice_raw']:.3f}"
         self.bar.set_postfix_str(text)
 
     def on_train_end(self, *_: Any) -> None:

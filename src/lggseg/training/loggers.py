@@ -16,6 +16,7 @@ import numpy as np
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.evaluation.statistics import examples
+from lggseg.inference.model_folder import card_path
 from lggseg.inference.segmenter import Segmenter
 from lggseg.preprocessing.volume import FLAIR
 from lggseg.utils.files import private_folder, read_table
@@ -28,9 +29,11 @@ PROJECT = "lggseg"
 _LABELS = {1: "tumour"}
 
 
-# Metrics of an epoch that SageMaker draws, and the one that its tuner maximises.
-METRICS = ("train/loss", "val/loss", "val/dice")
-OBJECTIVE = "val/dice"
+# Metrics of an epoch that SageMaker draws, and the one that its tuner maximises. `val/dice_raw` is
+# the Dice of the network's own mask; `dice` of patients.csv is that of the mask that users get,
+# after the mirror average and without small connected components.
+METRICS = ("train/loss", "val/loss", "val/dice_raw")
+OBJECTIVE = "val/dice_raw"
 
 
 def metric_line(metrics: Mapping[str, float]) -> str:
@@ -85,7 +88,7 @@ def log_results(experiment: Any, run: Path, cohort: Cohort) -> None:
 
 def log_model(experiment: Any, model: Path, name: str, aliases: Sequence[str]) -> None:
     """Log a model folder as an artifact of type ``model``, its card as metadata."""
-    card = json.loads((model / "config.json").read_text())
+    card = json.loads(card_path(model).read_text())
     artifact = _wandb().Artifact(name, type="model", metadata=card)
     artifact.add_dir(str(model))
     experiment.log_artifact(artifact, aliases=["latest", *aliases])

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lggseg.config import Config
+from lggseg.config import Config, Precision
 from lggseg.models.networks import build_network
 
 
-def choose_precision(config: Config) -> str:
+def choose_precision(config: Config) -> Precision:
     """16 bits where they are faster here: by capability on a GPU, by a short trial on a CPU, one
     for a network and a process, so that what is compared there does not differ by the answer."""
     if torch.cuda.is_available() and config.accelerator in ("auto", "gpu"):
@@ -26,7 +26,7 @@ def choose_precision(config: Config) -> str:
 
 
 @cache
-def _faster_on_cpu(config: Config) -> str:
+def _faster_on_cpu(config: Config) -> Precision:
     network = build_network(config)
     image = torch.randn(8, config.channels, config.size, config.size)
     image = image.contiguous(memory_format=torch.channels_last)

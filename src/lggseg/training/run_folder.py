@@ -19,7 +19,7 @@ import pandas as pd
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import read_split, split_fingerprint, write_split
-from lggseg.inference.model_folder import FILES
+from lggseg.inference.model_folder import card_path, model_files
 from lggseg.training import distributed
 from lggseg.utils.checksums import check_checkpoint
 from lggseg.utils.errors import DataError
@@ -45,7 +45,9 @@ def last_checkpoint(run: Path) -> Path:
 
 def is_finished(run: Path) -> bool:
     """Whether a run has ended, with its model."""
-    return (run / "patients.csv").exists() and all((run / "model" / f).is_file() for f in FILES)
+    return (run / "patients.csv").exists() and all(
+        file.is_file() for file in model_files(run / "model")
+    )
 
 
 def has_begun(run: Path) -> bool:
@@ -151,7 +153,7 @@ def _same_run(run: Path, config: Config, cohort: Cohort, split: pd.DataFrame) ->
 
 def _same_data(run: Path, cohort: Cohort) -> None:
     # Runs of earlier versions have the fingerprint in the model card alone.
-    path = next((p for p in (run / "data.json", run / "model" / "config.json") if p.exists()), None)
+    path = next((p for p in (run / "data.json", card_path(run / "model")) if p.exists()), None)
     facts = read_json(path, _ALIKE) if path else {}
     if facts.get("data_fingerprint") != cohort.fingerprint:
         found = f"that {cohort.root} has other pixels, masks or patients"

@@ -16,7 +16,7 @@ from lggseg.cloud.aws.training_jobs import ENDED, training_definition
 from lggseg.cloud.cost import Plan
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
-from lggseg.experiments.search_space import SEARCH_SPACE, sagemaker_ranges
+from lggseg.experiments.search_space import SEARCH_SPACE, Choice
 from lggseg.training.loggers import OBJECTIVE
 
 # What lggseg.experiments.search calls the state of a trial; SageMaker stops a training that falls
@@ -63,7 +63,7 @@ def start_tuning(
     """
     # A name has at most 32 characters.
     name = f"{account.prefix}-{datetime.now():%m%d%H%M%S}"
-    fixed = {knob: text for knob, text in config.to_strings().items() if knob not in SEARCH_SPACE}
+    fixed = {key: text for key, text in config.to_strings().items() if key not in SEARCH_SPACE}
     account.session.client("sagemaker").create_hyper_parameter_tuning_job(
         HyperParameterTuningJobName=name,
         HyperParameterTuningJobConfig={
@@ -74,7 +74,7 @@ def start_tuning(
                 "MaxParallelTrainingJobs": min(parallel, plan.jobs),
                 "MaxRuntimeInSeconds": _seconds(plan, parallel),
             },
-            "ParameterRanges": sagemaker_ranges(),
+            "ParameterRanges": _ranges(),
             "TrainingJobEarlyStoppingType": "Auto",
             "RandomSeed": config.seed,
         },
@@ -85,6 +85,19 @@ def start_tuning(
         Tags=account.tags,
     )
     return name
+
+
+def _ranges() -> dict[str, list[dict[str, Any]]]:
+    """The search space as the request takes it, whose values are strings."""
+    continuous, categorical = [], []
+    for name, space in SEARCH_SPACE.items():
+        if isinstance(space, Choice):
+            categorical.append({"Name": name, "Values": [str(value) for value in space.values]})
+        else:
+            scaling = "Logarithmic" if space.log else "Linear"
+            limits = {"MinValue": str(space.low), "MaxValue": str(space.high)}
+            continuous.append({"Name": name, **limits, "ScalingType": scaling})
+    return {"ContinuousParameterRanges": continuous, "CategoricalParameterRanges": categorical}
 
 
 def _seconds(plan: Plan, parallel: int) -> int:
@@ -114,7 +127,7 @@ def wait_for_tuning(name: str, account: Account) -> None:
 def trials_table(name: str, account: Account, config: Config) -> pd.DataFrame:
     """The trainings of a tuning job as :func:`lggseg.experiments.search_results.trials_table` shows
     Optuna's trials: one row per finished one: number, state, dice, epochs (unknown of a pruned
-    one), seconds, then the knobs. Raises ``RuntimeError`` with the reason when none has
+    one), seconds, then the hyperparameters. Raises ``RuntimeError`` with the reason when none has
     finished."""
     rows, failures = [], []
     for job in _trainings(name, account):
@@ -123,7 +136,7 @@ def trials_table(name: str, account: Account, config: Config) -> pd.DataFrame:
         failures.append(job.get("FailureReason", job["TrainingJobStatus"]))
         if not state or "Value" not in metric:
             continue
-        knobs = asdict(Config.from_strings(job["TunedHyperParameters"], base=config))
+        values = asdict(Config.from_strings(job["TunedHyperParameters"], base=config))
         duration = job["TrainingEndTime"] - job["TrainingStartTime"]
         row = {
             "number": len(failures) - 1,
@@ -132,7 +145,7 @@ def trials_table(name: str, account: Account, config: Config) -> pd.DataFrame:
             "epochs": config.epochs if state == "complete" else None,
             "seconds": round(duration.total_seconds(), 1),
         }
-        rows.append({**row, **{knob: knobs[knob] for knob in SEARCH_SPACE}})
+        rows.append({**row, **{name: values[name] for name in SEARCH_SPACE}})
     if not rows:
         reason = failures[0] if failures else "no training was started"
         raise RuntimeError(
