@@ -6,6 +6,7 @@ __all__, __getattr__ = lazy_names(
     __name__,
     {
         "cache": "cached_cohorts",
+        "codecs": "NPY TIFF npy_bytes",
         "cohort": "Cohort load_cohort missing_sequences subset",
         "kaggle": "find_cohort",
         "nifti": "read_nifti",

@@ -8,8 +8,8 @@ __all__, __getattr__ = lazy_names(
         "calibration": "entropy expected_calibration_error reliability",
         "segmentation": "METRICS dice patient_metrics slice_dices",
         "statistics": """
-            agreement associations bootstrap_interval compare_all compare_paired rank_shares
-            summarise
+            agreement associations bootstrap_interval compare_all compare_paired examples
+            rank_shares summarise
         """,
     },
 )
