@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_there_are_examples_of_what_users_call() -> None:
     assert {
         "lggseg.data.cohort",
-        "lggseg.inference.predict",
+        "lggseg.inference.segmenter",
         "lggseg.evaluation.segmentation",
         "lggseg.evaluation.statistics",
     } <= set(MODULES)

@@ -179,7 +179,9 @@ def test_a_network_that_is_not_monais_is_no_bundle(
 
     unet = NETWORKS["unet"]
     monkeypatch.setitem(NETWORKS, "unet", lambda config: (Own, unet(config)[1]))
-    with pytest.raises(ValueError, match=r"network='unet': found test_bundle.Own; expected one of"):
+    with pytest.raises(
+        ValueError, match=r"network='unet': found test_monai_bundle.Own; expected one of"
+    ):
         export_bundle(MODEL, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 

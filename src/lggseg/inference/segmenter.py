@@ -107,6 +107,7 @@ class Segmenter:
         another shape or dtype.
 
         >>> from lggseg.data.simulation import make_patient, plan_cohort
+        >>> from lggseg.evaluation import dice
         >>> volume, truth = make_patient(plan_cohort(patients=1, seed=0)[0])
         >>> prediction = Segmenter.load("models/lgg-unet").predict(volume)
         >>> prediction.mask.shape == prediction.probability.shape == truth.shape

@@ -15,6 +15,7 @@ def describe(config: Config) -> dict[str, float]:
     activation_mib: what a training step of ``config.batch_size`` slices keeps for the way back, in
     MiB of 32-bit numbers.
 
+    >>> from lggseg.models import NETWORKS
     >>> facts = {name: describe(Config(network=name, downsample=4)) for name in NETWORKS}
     >>> min(facts, key=lambda name: facts[name]["multiply_adds"])
     'unet'
