@@ -9,7 +9,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+BYTECODE = Path(__file__).resolve().parents[1] / "build" / "bytecode"
+if sys.dont_write_bytecode:
+    # Each child process of a test would compile torch, MONAI and pandas anew: 12 CPU seconds.
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(BYTECODE)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(BYTECODE)
+
 import pytest
+from aws_account import ENVIRONMENT, push_image
+from tools import need
+from trees import write_tree
 
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.utils import threads
@@ -18,19 +28,6 @@ if TYPE_CHECKING:
     from aws_shapes import Request
 
     from lggseg.cloud.aws.account import Account
-from aws_account import ENVIRONMENT, push_image
-from tools import need
-from trees import write_tree
-
-BYTECODE = Path(__file__).resolve().parents[1] / "build" / "bytecode"
-
-
-if sys.dont_write_bytecode:
-    # Each child process of a test would compile torch, MONAI and pandas anew: 12 CPU seconds.
-    sys.dont_write_bytecode, sys.pycache_prefix = False, str(BYTECODE)
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ["PYTHONPYCACHEPREFIX"] = str(BYTECODE)
-
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 # Trainings are compared to the last bit, so none may take fewer threads than another.

@@ -16,9 +16,7 @@ import yaml
 
 import lggseg
 
-ROOT = Path(__file__).resolve()
-while not (ROOT / "pyproject.toml").exists():
-    ROOT = ROOT.parent
+ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     page
     for pattern in ("*.md", "docs/**/*.md", "models/**/*.md", ".github/**/*.md")

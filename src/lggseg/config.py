@@ -143,13 +143,13 @@ class Config:
         """Parse hyperparameters from strings.
 
         Args:
-            values: Names and values. SageMaker's tuner wraps a value in another pair of quotes.
+            values: Names and values, also in quotes.
             base: What the other hyperparameters are taken from (default: the defaults).
 
         Raises:
             ValueError: A name is unknown, or a value has the wrong type or lies outside its limits.
         """
-        given = {name: str(text).strip().strip('"') for name, text in values.items()}
+        given = {name: _unquoted(text) for name, text in values.items()}
         try:
             return TypeAdapter(cls).validate_strings({**(base or cls()).to_strings(), **given})
         except ValidationError as error:
@@ -182,6 +182,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
     return float(value) if isinstance(value, numbers.Real) else value
+
+
+def _unquoted(text: object) -> str:
+    """A string as it is meant: SageMaker's tuner wraps a value in another pair of quotes."""
+    return str(text).strip().strip('"')
 
 
 def _sentence(error: ValidationError) -> str:
@@ -260,7 +265,7 @@ def from_hyperparameters(values: Mapping[str, str]) -> Config:
     (5, False, 8)
     """
     own = {name: text for name, text in values.items() if not name.startswith(_SAGEMAKERS)}
-    name = own.pop("profile", "full").strip().strip('"')
+    name = _unquoted(own.pop("profile", "full"))
     return Config.from_strings(own, base=profile(name))
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aws_account import keys, left
 
 from lggseg.cloud.aws import cleanup
 from lggseg.cloud.aws.account import Account
@@ -14,15 +15,12 @@ from lggseg.cloud.aws.storage import make_bucket
 
 if TYPE_CHECKING:
     from aws_shapes import Request
-from aws_account import keys, left
 
 JOB = {
     "OutputDataConfig": {"S3OutputPath": "s3://bucket/"},
     "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
     "StoppingCondition": {"MaxRuntimeInSeconds": 60},
 }
-
-
 ALGORITHM = {"TrainingImage": "image", "TrainingInputMode": "File"}
 
 

@@ -27,11 +27,7 @@ from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.threads import threads_each
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
 START_PROCESSES = container.start_processes
-
-
 # What the SDK and the tuner add.
 OWN = {"sagemaker_program": '"train.py"', "_tuning_objective_metric": "val/dice_raw"}
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aws_account import left
+from aws_account import NAMES, POLICY, allowed, left
 from sagemaker_answers import RESULTS, training
 
 from lggseg.cloud.aws import images, training_jobs, tuning_jobs
@@ -27,14 +27,9 @@ from lggseg.data.splits import make_split
 
 if TYPE_CHECKING:
     from aws_shapes import Request
-from aws_account import NAMES, POLICY, allowed
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
-
-
 PLAN = Plan("ml.g5.xlarge", hours=1, jobs=2)
-
-
 # What follows from requests: a role is handed on, tags are given, and Docker pushes layers.
 IMPLIED = {
     "iam:PassRole",

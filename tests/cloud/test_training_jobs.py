@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sagemaker_answers import RESULTS, archive
 
 from lggseg.cloud.aws import training_jobs as jobs
 from lggseg.cloud.aws.account import Account
@@ -19,11 +20,8 @@ from lggseg.utils.errors import DataError
 
 if TYPE_CHECKING:
     from aws_shapes import Request
-from sagemaker_answers import RESULTS, archive
 
 CHANNELS = {"train": "s3://bucket/data/a/", "split": "s3://bucket/splits/b/"}
-
-
 PLAN = Plan("ml.g5.xlarge", hours=1.5)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
+from sagemaker_answers import CONFIG, training
 
 from lggseg.cloud.aws import tuning_jobs as tuning
 from lggseg.cloud.aws.account import Account
@@ -21,11 +22,8 @@ from lggseg.training.loggers import OBJECTIVE
 
 if TYPE_CHECKING:
     from aws_shapes import Request
-from sagemaker_answers import CONFIG, training
 
 CHANNELS = {"train": "s3://bucket/data/a/", "split": "s3://bucket/splits/b/"}
-
-
 PLAN = Plan("ml.g5.xlarge", hours=0.5, jobs=20)
 
 

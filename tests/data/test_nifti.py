@@ -24,8 +24,6 @@ from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.errors import DataError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
-
-
 ORIENTATIONS = [
     "".join(codes) for axes in permutations(["RL", "AP", "SI"]) for codes in product(*axes)
 ]

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lggseg.cloud.aws.account import Account
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from lggseg.cloud.aws.account import Account
 
@@ -49,8 +44,6 @@ def keys(account: Account) -> set[str]:
 
 
 POLICY = json.loads(resources.files("lggseg.cloud.aws").joinpath("policy.json").read_text())
-
-
 # Operations whose permission has another name than they have, or that of others.
 NAMES = {
     "s3:HeadBucket": ["s3:ListBucket"],

@@ -10,8 +10,6 @@ import torch
 from lggseg.config import profile
 
 CONFIG = replace(profile("smoke"), width=2)
-
-
 FACTS = {"data_fingerprint": "", "split_fingerprint": "", "simulated": True}
 
 

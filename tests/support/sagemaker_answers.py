@@ -29,8 +29,6 @@ RESULTS = {
     "model.tar.gz": archive(**{name: f"the {name}" for name in FILES}, other="x"),
     "output.tar.gz": archive(**{f"data/{name}": f"the {name}" for name in TABLES}),
 }
-
-
 CONFIG = Config(epochs=10, fold=1)
 
 

@@ -11,8 +11,6 @@ import pandas as pd
 from lggseg.config import profile
 
 CONFIG = replace(profile("smoke"), epochs=3, batch_size=4, precision="32-true", width=4)
-
-
 SCRIPT = Path(__file__).resolve().parents[2] / "src" / "train.py"
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import tifffile
-
-if TYPE_CHECKING:
-    pass
 
 
 def write_tree(root: Path, patients: int = 3, slices: int = 4, seed: int = 0) -> Path:

@@ -46,8 +46,7 @@ def deploy(
     :func:`lggseg.cloud.aws.account.open_account` opens.
 
     Raises ``DataError`` for a folder without a model, ``RuntimeError`` with the next step where
-    something is missing or the server does not start; nothing
-    is left behind then.
+    something is missing or the server does not start; nothing is left behind then.
 
     >>> import numpy as np
     >>> with deploy("models/lgg-unet") as endpoint:

@@ -34,19 +34,11 @@ from lggseg.utils.progress import progress_bar
 from lggseg.utils.threads import usable_cpus
 
 _CACHE_VERSION = 6
-
-
 _CACHE_NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{24}")
-
-
 # What slice_facts tells of a slice.
 SliceFacts = tuple[int, bool, str, str]
-
-
 # Slices that wait for a thread at once.
 _BLOCK = 1024
-
-
 _BUILDING = ".building-"
 
 

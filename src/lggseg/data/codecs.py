@@ -17,25 +17,13 @@ from lggseg.preprocessing.volume import SIZE
 from lggseg.utils.errors import Refused
 
 JSON, NPY, PNG, TIFF = "application/json", "application/x-npy", "image/png", "image/tiff"
-
-
 ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
-
-
 # What SageMaker lets through to a real-time endpoint and back.
 MAX_BYTES = 25_000_000
-
-
 # Of an npy file. A longer one is none of a plain array, and costs time to parse.
 LONGEST_HEADER = 1000
-
-
 _PAGE = SIZE * SIZE * 3
-
-
 _VOLUME = f"uint8 (slices, {SIZE}, {SIZE}, 3): pre-contrast, FLAIR, post-contrast"
-
-
 _MASK = f"uint8 (slices, {SIZE}, {SIZE}), 0 and 255"
 
 

@@ -329,6 +329,4 @@ def ending(name: str) -> str:
 
 
 _GET = "Give the path to kaggle_3m; `make data` downloads it, `lggseg phantom DEST` simulates one."
-
-
 PATIENT = re.compile(r"TCGA_(?P<institution>\w\w)_\w{4}_\d{8}")

@@ -37,16 +37,10 @@ from lggseg.utils.progress import progress_bar
 from lggseg.utils.threads import usable_cpus
 
 VERSION = 2
-
-
 # Two processes need about 1 GiB together; more would not fit a small machine.
 WORKERS = 2
-
-
 # Shares of the real cohort's 110 patients; each blank slice is a patient's last one.
 POST_MISSING, ALL_MISSING, BLANK = 4 / 110, 6 / 110, 36 / 110
-
-
 # Columns of data.csv and how many levels each has; an age is in years.
 CLINICAL = {
     "RNASeqCluster": 4,
@@ -67,8 +61,6 @@ CLINICAL = {
     "ethnicity": 2,
     "death01": 2,
 }
-
-
 EMPTY_CELLS = 0.021
 
 

@@ -37,8 +37,6 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
 
 # Pages of a volume in one TIFF, and bytes of a TIFF: uncompressed, with room for its tags.
 MOST_PAGES = 2048
-
-
 MOST_TIFF_BYTES = MOST_PAGES * (SIZE * SIZE * 4 + 4096)
 
 

@@ -24,24 +24,16 @@ class Data(NamedTuple):
 
 
 MIT = "MIT (https://opensource.org/license/mit)"
-
-
 _CC = "CC BY-NC-SA 4.0 (https://creativecommons.org/licenses/by-nc-sa/4.0/)"
-
-
 _BUDA = (
     "Buda, M., Saha, A., Mazurowski, M. A.: Association of genomic subtypes of lower-grade gliomas "
     "with shape features automatically extracted by a deep learning algorithm. Computers in "
     "Biology and Medicine 109 (2019) 218–225. https://doi.org/10.1016/j.compbiomed.2019.05.002"
 )
-
-
 _MNI = (
     "Fonov, V., et al.: Unbiased average age-appropriate atlases for pediatric studies. NeuroImage "
     "54 (2011) 313–327. https://doi.org/10.1016/j.neuroimage.2010.07.033"
 )
-
-
 REAL = Data(
     "LGG MRI segmentation, https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation, from "
     "The Cancer Imaging Archive's TCGA-LGG collection",
@@ -49,8 +41,6 @@ REAL = Data(
     f"{_CC}, as the data: attribution, non-commercial use, share alike",
     [_BUDA],
 )
-
-
 SIMULATED = Data(
     "the simulated cohort of lggseg, built on the MNI ICBM152 templates that nilearn ships",
     "the MNI templates' own, which allows use, copies and changes with attribution",

@@ -10,13 +10,13 @@ import numpy as np
 
 from lggseg.config import Config
 from lggseg.inference.model_folder import Engine, checked
+from lggseg.inference.onnx_export import inference_graph
 from lggseg.utils.errors import DataError
 from lggseg.utils.threads import threads
 
 if TYPE_CHECKING:
     import onnxruntime
 
-from lggseg.inference.onnx_export import inference_graph
 
 _AGAIN = "Copy the model folder again."
 

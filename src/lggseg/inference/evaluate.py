@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from lggseg.evaluation.calibration import expected_calibration_error, reliability
 from lggseg.evaluation.segmentation import patient_metrics
+from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lggseg.data.cohort import Cohort
-from lggseg.inference.segmenter import Segmenter
 
 
 def evaluate(

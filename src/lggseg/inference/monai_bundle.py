@@ -30,11 +30,7 @@ SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
 )
-
-
 SCRIPTS = "scripts"
-
-
 WORKFLOW = f"{SCRIPTS}.monai_workflow"
 
 
@@ -101,8 +97,6 @@ def inference(config: Config) -> dict[str, Any]:
 
 
 _LOAD = {"load_dict": {"model": "@network"}, "map_location": "@device"}
-
-
 _RUN = {name: f"@{name}" for name in ("device", "network", "inferer", "postprocessing")}
 
 

@@ -22,6 +22,7 @@ from lggseg.data.kaggle import (
 )
 from lggseg.evaluation.segmentation import dice
 from lggseg.inference.outputs import Outputs, Predictions
+from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.volume import FLAIR
 from lggseg.utils.errors import CONVERT, DataError, usable_name
 from lggseg.utils.files import new_folder
@@ -29,8 +30,6 @@ from lggseg.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
-
-from lggseg.inference.segmenter import Prediction, Segmenter
 
 
 class PatientsRefused(DataError):
@@ -182,14 +181,10 @@ def _no_patient(data: Path, found: str) -> DataError:
 
 
 _PATIENTS = "a tree of patients, a folder NAME of slices NAME_1.tif, …, or a multi-page TIFF"
-
-
 _SCAN = (
     "Name the FLAIR file itself to `lggseg predict`, the others by --pre and --post; or drop all "
     "of them on the page of `lggseg view`."
 )
-
-
 _ACTIONS = {
     **dict.fromkeys((".nii", ".mgz", ".mgh", ".hdr", ".img"), _SCAN),
     ".tif": "Name the slices like their folder, or give one multi-page TIFF at a time.",

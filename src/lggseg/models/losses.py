@@ -13,8 +13,6 @@ from lggseg.config import Config
 # The Dice terms pool the whole batch, so tumour-free slices count without a smoothing constant
 # deciding what an empty slice is worth.
 _batch_dice = DiceLoss(sigmoid=True, batch=True)
-
-
 _dice_focal = DiceFocalLoss(sigmoid=True, batch=True)
 
 

@@ -19,11 +19,7 @@ from pandas.io.formats.style import Styler
 from lggseg.data.cohort import Cohort
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
-
-
 SKY = "#56B4E9"  # blue that shows on a dark slice
-
-
 # Colours and markers of several models; 5 and 6 of them give 30 pairs.
 _COLOURS, _MARKERS = (BLUE, ORANGE, GREEN, RED, SKY), "osD^vP"
 

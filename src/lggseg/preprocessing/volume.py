@@ -9,14 +9,8 @@ import numpy as np
 from skimage.filters import threshold_otsu
 
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
-
-
 FLAIR = 1
-
-
 SIZE = 256
-
-
 # The brightest grey level of a slice that shows nothing but noise.
 BLANK = 15
 

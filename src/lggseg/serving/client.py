@@ -116,19 +116,17 @@ def _ask(send: Send, pixels: np.ndarray, statistics: np.ndarray, accept: str, mo
 class Endpoint:
     """A model that answers. As a context manager it is deleted at the end.
 
-    url: of ``/invocations``; send: the transport to it; delete: stops it, and may be called twice;
-    part: slices a request.
+    url: of ``/invocations``; send: the transport to it; delete: stops it, and may be called twice.
     """
 
     url: str
     send: Send
     delete: Callable[[], None]
-    part: int = PART
 
     def predict(self, volume: np.ndarray) -> Prediction:
         """The mask and probability of a volume, uint8 ``(slices, 256, 256, 3)``: the same as
         ``Segmenter.predict`` gives, sent in parts where it is large."""
-        return segment(volume, self.send, self.part)
+        return segment(volume, self.send)
 
     def __enter__(self) -> Self:
         return self

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 PROJECT = "lggseg"
 _LABELS = {1: "tumour"}
-
-
 # Metrics of an epoch that SageMaker draws, and the one that its tuner maximises. `val/dice_raw` is
 # the Dice of the network's own mask; `dice` of patients.csv is that of the mask that users get,
 # after the mirror average and without small connected components.

@@ -23,12 +23,10 @@ from lggseg.inference.model_folder import card_path, model_files
 from lggseg.training import distributed
 from lggseg.utils.checksums import check_checkpoint
 from lggseg.utils.errors import DataError
-from lggseg.utils.files import private_folder, read_json, read_table, write_json
+from lggseg.utils.files import private_folder, read_json, read_table, try_lock, write_json, writing
 
 if TYPE_CHECKING:
-    import pandas as pd
     from filelock import BaseFileLock
-from lggseg.utils.files import try_lock, writing
 
 # What a start writes before the first checkpoint, in this order.
 STARTED = ("config.json", "data.json", "split.csv", "metrics.csv")

@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from lggseg.utils.errors import DataError
+
 if TYPE_CHECKING:
     import pandas as pd
     from filelock import BaseFileLock
-from lggseg.utils.errors import DataError
 
 # What the system answers where a disk is full or may not be written to.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
 _NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
-
-
 _ELSEWHERE = "Free some space, or choose another folder."
 
 
@@ -166,11 +163,7 @@ def read_table(path: Path, action: str = "Let lggseg write it again.") -> pd.Dat
 
 # The columns of names. Every other column may have empty cells.
 _TEXTS = ("patient", "Patient", "institution", "digest", "mask", "model", "missing", "role")
-
-
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
-
-
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +96,28 @@ def _channel(name: str, uri: str) -> dict[str, Any]:
 
 def wait(job: str, account: Account) -> None:
     """Wait until a job has ended, however it ends; print its state and metrics when they change."""
-    printed = ""
-    while True:
+
+    def look() -> tuple[str, str]:
         found = describe(job, account)
         latest = ", ".join(
             f"{metric['MetricName']} {metric['Value']:.3f}"
             for metric in found.get("FinalMetricDataList", [])
         )
-        state = f"{job}: {found['SecondaryStatus']} {latest}".rstrip()
-        if state != printed:
-            print(state, flush=True)
-        printed = state
-        if found["TrainingJobStatus"] in ENDED:
+        return found["TrainingJobStatus"], f"{job}: {found['SecondaryStatus']} {latest}".rstrip()
+
+    wait_until_ended(look)
+
+
+def wait_until_ended(look: Callable[[], tuple[str, str]]) -> None:
+    """Ask ``look`` for a status and a line about it until the status is one of :data:`ENDED`; print
+    the line when it changes."""
+    printed = ""
+    while True:
+        status, line = look()
+        if line != printed:
+            print(line, flush=True)
+        printed = line
+        if status in ENDED:
             return
         pause()
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from lggseg.cloud.aws.account import Account, open_account, pause
+from lggseg.cloud.aws.account import Account, open_account
 from lggseg.cloud.aws.storage import upload
-from lggseg.cloud.aws.training_jobs import ENDED, training_definition
+from lggseg.cloud.aws.training_jobs import training_definition, wait_until_ended
 from lggseg.cloud.cost import Plan
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
@@ -109,19 +109,16 @@ def _seconds(plan: Plan, parallel: int) -> int:
 
 def wait_for_tuning(name: str, account: Account) -> None:
     """Wait until a tuning job has ended, however it ends; print its counts when they change."""
-    sagemaker, printed = account.session.client("sagemaker"), ""
-    while True:
+    sagemaker = account.session.client("sagemaker")
+
+    def look() -> tuple[str, str]:
         job = sagemaker.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
         counts = job["TrainingJobStatusCounters"]
-        state = f"{name}: {job['HyperParameterTuningJobStatus']}, " + ", ".join(
-            f"{count} {word}" for word, count in counts.items() if count
-        )
-        if state != printed:
-            print(state, flush=True)
-        printed = state
-        if job["HyperParameterTuningJobStatus"] in ENDED:
-            return
-        pause()
+        counted = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        status = str(job["HyperParameterTuningJobStatus"])
+        return status, f"{name}: {status}, {counted}"
+
+    wait_until_ended(look)
 
 
 def trials_table(name: str, account: Account, config: Config) -> pd.DataFrame:
