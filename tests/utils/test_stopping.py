@@ -70,6 +70,17 @@ def test_processes_that_train_together_and_threads_keep_theirs(
     SIGNALS.__exit__()
 
 
+def test_a_signal_to_one_training_does_not_stop_a_later_one_in_a_thread() -> None:
+    with pytest.raises(Stopped), SIGNALS:
+        signal.raise_signal(signal.SIGINT)
+    assert SIGNALS.received == signal.SIGINT
+    thread = threading.Thread(target=SIGNALS.__enter__)
+    thread.start()
+    thread.join()
+    assert not SIGNALS.received
+    SIGNALS.__exit__()
+
+
 def test_a_second_interrupt_does_not_wait_for_the_step() -> None:
     seen = []
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

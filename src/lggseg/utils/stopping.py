@@ -40,10 +40,13 @@ class StopSignals:
 
     def __enter__(self) -> None:
         self._entered += 1
-        main = threading.current_thread() is threading.main_thread()
-        if self._entered > 1 or not main or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if self._entered > 1:
             return
+        # An earlier training's, which must not stop this one, wherever it runs.
         self.received, self.after_step = 0, False
+        main = threading.current_thread() is threading.main_thread()
+        if not main or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            return
         self._own = [name for name, usual in _DEFAULTS.items() if signal.getsignal(name) == usual]
         for name in self._own:
             signal.signal(name, self._handle)
