@@ -144,9 +144,9 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     command = subparsers.add_parser("evaluate", help="compare a model with the patients' masks")
     command.add_argument("model", type=Path, help="model folder")
     command.add_argument("data", type=Path, help="the Kaggle tree")
-    command.add_argument("--split", type=Path, help="only the patients of --role in this split.csv")
-    roles = ("train", "validation", "test")
-    command.add_argument("--role", choices=roles, default="test", help="(%(default)s)")
+    command.add_argument("--split", type=Path, help="only those of --subset in this split.csv")
+    subsets = ("train", "validation", "test")
+    command.add_argument("--subset", choices=subsets, default="test", help="(%(default)s)")
     out, text = Path("runs/evaluation"), "folder to write the scores into (%(default)s)"
     command.add_argument("--out", type=Path, default=out, help=text)
     text = "replace what an earlier evaluation wrote"

@@ -120,7 +120,7 @@ def test_calibration() -> None:
     assert calibration.expected_calibration_error(wrong) == pytest.approx(1.0)
 
 
-def test_reliability_of_two_parts_adds_up_to_that_of_the_whole() -> None:
+def test_reliability_of_two_halves_adds_up_to_that_of_the_whole() -> None:
     probability = np.array([0.0, 0.1, 0.6, 0.9, 1.0])
     truth = np.array([False, False, True, False, True])
     table = calibration.reliability(probability, truth, bins=2)

@@ -20,14 +20,14 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from lggseg.data.scans import CONVERT, EXPECTED, open_scan
-from lggseg.preprocessing.resampling import PIXEL, Grid, finite, slices_apart
+from lggseg.preprocessing.resampling import PIXEL, Grid, finite, slice_stride
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
 from lggseg.utils.errors import DataError
 
 SUFFIX = re.compile(r"\.((nii|mgh|hdr|img)(\.gz)?|mgz)$", re.IGNORECASE)
 _HALF = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
-MOST_VOXELS = 2**28  # of a scan: 640 × 640 × 655, or 1 GiB as 32-bit floats
-MOST_SLICES = 1024
+MAX_VOXELS = 2**28  # of a scan: 640 × 640 × 655, or 1 GiB as 32-bit floats
+MAX_SLICES = 1024
 # Slices upwards, rows front to back, columns from the patient's right to the left.
 AXES = axcodes2ornt(("S", "P", "L"))
 # Millimetres by which the grids of two sequences may differ.
@@ -57,9 +57,9 @@ class Scan:
         return float(_spacing(self.flair)[0]), PIXEL, PIXEL
 
     @property
-    def apart(self) -> int:
+    def slice_stride(self) -> int:
         """How many slices further a neighbour is as far as in the training data."""
-        return slices_apart(self.spacing[0])
+        return slice_stride(self.spacing[0])
 
     @property
     def voxel_ml(self) -> float:
@@ -148,11 +148,11 @@ def _open(path: Path) -> nib.Nifti1Image:
     header, voxels = _pair(path)
     with header.open("rb") as file, ExitStack() as stack:
         image = open_scan(
-            file, str(path), MOST_VOXELS, lambda: stack.enter_context(voxels.open("rb"))
+            file, str(path), MAX_VOXELS, lambda: stack.enter_context(voxels.open("rb"))
         )
     check_header(path, image)
-    if (slices := slices_of(image)) > MOST_SLICES:
-        raise DataError(path, f"{slices} slices", f"at most {MOST_SLICES}", "Crop or resample it.")
+    if (slices := slices_of(image)) > MAX_SLICES:
+        raise DataError(path, f"{slices} slices", f"at most {MAX_SLICES}", "Crop or resample it.")
     return image
 
 
@@ -189,10 +189,10 @@ def check_header(path: Path | str, image: nib.Nifti1Image) -> None:
 
 def _check_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image) -> None:
     """Refuse a sequence whose voxels are not where those of FLAIR are."""
-    apart = np.inf
+    distance = np.inf
     if image.shape == reference.shape:
-        apart = np.max(np.abs(image.affine - reference.affine) @ [*image.shape, 1])
-    if not apart <= TOLERANCE:
+        distance = np.max(np.abs(image.affine - reference.affine) @ [*image.shape, 1])
+    if not distance <= TOLERANCE:
         found = f"another grid, of shape {image.shape}"
         expected = f"FLAIR's shape {reference.shape} and affine, to {TOLERANCE} mm"
         action = "Register it to FLAIR and resample it onto that grid first (ANTs, FSL, 3D Slicer)."

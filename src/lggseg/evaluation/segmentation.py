@@ -40,8 +40,8 @@ def dice(truth: np.ndarray, prediction: np.ndarray) -> float:
     0.667
     """
     overlap = np.count_nonzero(truth & prediction)
-    odd = np.count_nonzero(truth ^ prediction)
-    return float(dice_from_counts(overlap, odd, 0))
+    false_voxels = np.count_nonzero(truth ^ prediction)
+    return float(dice_from_counts(overlap, false_voxels, 0))
 
 
 def iou(truth: np.ndarray, prediction: np.ndarray) -> float:

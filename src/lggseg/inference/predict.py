@@ -120,7 +120,7 @@ def predict_nifti(
         raise unusable(Path(flair))
     written = _predictions(segmenter, out, overwrite, [f"{name}_mask.nii.gz"])
     volume, scan = read_nifti(flair, pre, post)
-    prediction = segmenter.predict(volume, apart=scan.apart)
+    prediction = segmenter.predict(volume, slice_stride=scan.slice_stride)
     mask = scan.mask_image(prediction.mask)
     voxels = int(np.count_nonzero(mask.dataobj))
     facts = {**_describe(prediction, None), "tumour_voxels": voxels}

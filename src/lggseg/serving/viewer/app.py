@@ -218,7 +218,7 @@ def _add_answers(app: FastAPI, cases: Cases, segmenter: Segmenter) -> None:
 
     async def predicted(name: str, threshold: float) -> tuple[Case, Prediction]:
         case = await cases.find(name)
-        smallest = segmenter.config.smallest_part
+        smallest = segmenter.config.min_component_fraction
         return case, await cases.work(Prediction.of, case.probability, threshold, smallest)
 
     @app.get("/api/cases/{name}/prediction")
@@ -303,9 +303,9 @@ def names_of(host: str) -> list[str]:
 
 def segment(segmenter: Segmenter, study: Study) -> Case:
     """A study with its tumour probability."""
-    apart = study.scan.apart if study.scan else 1
+    stride = study.scan.slice_stride if study.scan else 1
     statistics = channel_statistics(study.volume)
-    return Case(study, probabilities(segmenter, study.volume, statistics, apart=apart))
+    return Case(study, probabilities(segmenter, study.volume, statistics, slice_stride=stride))
 
 
 def describe(case: Case) -> dict[str, Any]:
