@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import NO_FOLD, folds_of
+from lggseg.evaluation.quality import Quality, assess_quality
 from lggseg.evaluation.statistics import summarise
 from lggseg.inference.model_folder import amend_card
 from lggseg.training.checks import check_start
@@ -33,7 +34,8 @@ def crossvalidate(
 
     Writes a run folder for each (``fold-0``, …, ``final``) and ``patients.csv``, which is returned:
     each patient scored by the model that had not seen it. The final model's card carries the
-    summary of that table as ``cross_validation``, since nobody is left to validate it.
+    summary of that table as ``cross_validation``, since nobody is left to validate it, and the
+    ``quality`` line fitted on it.
     """
     run = Path(run)
     options: dict[str, Any] = {"resume": resume, "progress": progress}
@@ -41,8 +43,17 @@ def crossvalidate(
     table = score_folds(config, cohort, split, run, **options)
     config = replace(Config.load(run / "fold-0" / "config.json"), fold=NO_FOLD)
     final = train(config, cohort, split, run / "final", **options)
-    amend_card(final / "model", {"cross_validation": summarise(table.drop(columns="fold"))})
+    facts = {"cross_validation": summarise(table.drop(columns="fold")), "quality": quality(table)}
+    amend_card(final / "model", facts)
     return table
+
+
+def quality(table: pd.DataFrame) -> dict[str, Any]:
+    """The line that estimates Dice, fitted on the patients of all folds, and how well such lines
+    do on the folds that they were not fitted on: for a model card."""
+    agreement, dice = table["threshold_agreement"], table["dice"]
+    line = asdict(Quality.fit(agreement.to_numpy(), dice.tolist()))
+    return {**line, **assess_quality(agreement.to_numpy(), dice.to_numpy(), table["fold"])}
 
 
 def score_folds(

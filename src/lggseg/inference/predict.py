@@ -53,9 +53,9 @@ def predict_folder(
 
     Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) into ``out`` and a row for each into
     ``predictions.csv``, and returns these rows: patient, mask (the file), model (a fingerprint),
-    slices, tumour_slices, tumour_voxels, expected_dice (how good the model thinks its mask is), and
-    dice where the patient has masks. ``pictures``: also ``<patient>.png``, FLAIR of the slice with
-    most tumour and the outline of the mask. ``overwrite``: replace what an earlier call wrote;
+    slices, tumour_slices, tumour_voxels, expected_dice (an estimate), review (whether it is
+    low), and dice where the patient has masks. ``pictures``: also ``<patient>.png``, FLAIR of the
+    slice with most tumour and the outline of the mask. ``overwrite``: replace what an earlier call wrote;
     other files are never replaced (:mod:`lggseg.inference.outputs`).
 
     Raises ``DataError`` before anything is written where a file is in the way, and at the end where
@@ -198,6 +198,7 @@ def _describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any
         "tumour_slices": int(mask.any(axis=(1, 2)).sum()),
         "tumour_voxels": int(mask.sum()),
         "expected_dice": round(prediction.expected_dice, 4),
+        "review": prediction.needs_review,
     }
     return facts if truth is None else {**facts, "dice": dice(truth, mask)}
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from lggseg.config import Config
-from lggseg.evaluation.calibration import expected_dice
+from lggseg.evaluation.quality import UNCALIBRATED, Quality
 from lggseg.inference.engines import onnx_engine, torch_engine
 from lggseg.inference.model_folder import CARD, OLD_CARD, Engine, read_card
 from lggseg.preprocessing.postprocessing import drop_small_components
@@ -31,25 +31,33 @@ BATCH = 16
 @dataclass(frozen=True)
 class Prediction:
     """mask: bool ``(slices, 256, 256)``, where the probability reaches the threshold, without small
-    parts; probability: float32 of the same shape."""
+    components; probability: float32 of the same shape; quality: what estimates its Dice."""
 
     mask: np.ndarray
     probability: np.ndarray
+    quality: Quality = UNCALIBRATED
 
     @classmethod
     def of(
-        cls, probability: np.ndarray, threshold: float, min_component_fraction: float
+        cls,
+        probability: np.ndarray,
+        threshold: float,
+        min_component_fraction: float,
+        quality: Quality = UNCALIBRATED,
     ) -> Prediction:
         """The prediction that the probability of a whole volume gives."""
-        return cls(
-            drop_small_components(probability >= threshold, min_component_fraction), probability
-        )
+        mask = drop_small_components(probability >= threshold, min_component_fraction)
+        return cls(mask, probability, quality)
 
     @property
     def expected_dice(self) -> float:
-        """How good the model thinks the mask is
-        (:func:`lggseg.evaluation.calibration.expected_dice`)."""
-        return expected_dice(self.probability, self.mask)
+        """An estimate of the mask's Dice (:class:`lggseg.evaluation.quality.Quality`)."""
+        return self.quality.estimate(self.probability)
+
+    @property
+    def needs_review(self) -> bool:
+        """Whether the estimate is as low as that of the fifth of the patients with the lowest."""
+        return self.expected_dice < self.quality.review_below
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,11 @@ class Segmenter:
     config: Config
     card: dict[str, Any]
     run: Engine
+
+    @property
+    def quality(self) -> Quality:
+        """What estimates the Dice of this model's masks."""
+        return Quality.of(self.card.get("quality", {}))
 
     @property
     def fingerprint(self) -> str:
@@ -133,7 +146,13 @@ class Segmenter:
         probability = self.probability(
             volume, channel_statistics(volume), slice_stride=slice_stride
         )
-        return Prediction.of(probability, self.config.threshold, self.config.min_component_fraction)
+        return self.prediction(probability)
+
+    def prediction(self, probability: np.ndarray) -> Prediction:
+        """The prediction that the tumour probability of a whole volume gives."""
+        config = self.config
+        smallest = config.min_component_fraction
+        return Prediction.of(probability, config.threshold, smallest, self.quality)
 
     def probability(
         self,

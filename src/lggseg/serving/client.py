@@ -18,6 +18,7 @@ from typing import Self
 import numpy as np
 
 from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, MAX_BYTES, NPY, npy_bytes
+from lggseg.evaluation.quality import Quality
 from lggseg.inference.segmenter import BATCH, Prediction
 from lggseg.preprocessing.volume import SIZE, channel_statistics
 
@@ -74,7 +75,7 @@ def segment(volume: np.ndarray, send: Send, chunk: int = CHUNK) -> Prediction:
     if not 0 < chunk <= CHUNK or (chunk % BATCH and BATCH % chunk):
         raise ValueError(f"chunk={chunk}: expected a multiple or divisor of {BATCH} up to {CHUNK}")
     statistics = channel_statistics(volume)
-    threshold, smallest = _model(_ask(send, volume[:1], statistics, JSON, ""))
+    threshold, smallest, quality = _model(_ask(send, volume[:1], statistics, JSON, ""))
     chunks = []
     for start in range(0, len(volume), chunk):
         before, after = int(start > 0), int(start + chunk < len(volume))
@@ -82,14 +83,15 @@ def segment(volume: np.ndarray, send: Send, chunk: int = CHUNK) -> Prediction:
         more = f"context={before},{after}; probability=1"
         answer = _ask(send, pixels, statistics, NPY, more)
         chunks.append(_probability(answer, len(pixels) - before - after))
-    return Prediction.of(np.concatenate(chunks), threshold, smallest)
+    return Prediction.of(np.concatenate(chunks), threshold, smallest, quality)
 
 
-def _model(answer: bytes) -> tuple[float, float]:
-    """Threshold and smallest component of the model that answers."""
+def _model(answer: bytes) -> tuple[float, float, Quality]:
+    """Threshold, smallest component and quality estimate of the model that answers."""
     try:
         model = json.loads(answer)["model"]
-        return float(model["threshold"]), float(model["min_component_fraction"])
+        smallest = float(model["min_component_fraction"])
+        return float(model["threshold"]), smallest, Quality.of(model["quality"])
     except (ValueError, KeyError, TypeError) as error:
         raise _no_answer(f"no facts of a model ({error!r})") from error
 

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -171,8 +171,7 @@ def respond(
     probability = probabilities(segmenter, volume, statistics, context=(before, after))
     if attributes.get("probability") == [1]:
         return npy_bytes(probability), len(volume)
-    config = segmenter.config
-    prediction = Prediction.of(probability, config.threshold, config.min_component_fraction)
+    prediction = segmenter.prediction(probability)
     inner = volume[before : len(volume) - after]
     return _WRITERS[question.accept](Answer(inner, prediction, attributes, model)), len(volume)
 
@@ -208,6 +207,7 @@ def quality_flags(answer: Answer) -> list[str]:
     pre, flair, post = np.moveaxis(volume, -1, 0)
     flags = {
         "no_tumour": not mask.any(),
+        "low_expected_dice": answer.prediction.needs_review,
         "tumour_in_outermost_slice": bool(mask[[0, -1]].any()),
         "blank_slice": bool((volume.max(axis=(1, 2, 3)) <= BLANK).any()),
         "pre_contrast_is_flair": np.array_equal(pre, flair),
@@ -241,4 +241,5 @@ def _model_facts(folder: Path, segmenter: Segmenter) -> dict[str, Any]:
         "data_fingerprint": segmenter.card["data_fingerprint"],
         "threshold": segmenter.config.threshold,
         "min_component_fraction": segmenter.config.min_component_fraction,
+        "quality": asdict(segmenter.quality),
     }
