@@ -45,10 +45,18 @@ def download(options: argparse.Namespace) -> None:
 def split(options: argparse.Namespace) -> None:
     """Write a split by patient."""
     from lggseg.data.cohort import load_cohort
-    from lggseg.data.splits import check_no_leakage, make_split, slice_folds, write_split
+    from lggseg.data.splits import (
+        check_no_leakage,
+        make_split,
+        slice_folds,
+        split_by_institution,
+        write_split,
+    )
 
     cohort = load_cohort(options.data)
     split = make_split(cohort, seed=options.seed)
+    if options.by_institution:
+        split = split_by_institution(split)
     check_no_leakage(cohort, slice_folds(cohort, split))
     write_split(split, options.out, overwrite=options.overwrite)
     print(f"{split['subset'].value_counts().to_dict()} patients in {options.out}")
@@ -79,15 +87,18 @@ def train_from_options(options: argparse.Namespace) -> Path:
 
 def crossvalidate(options: argparse.Namespace) -> None:
     """Train and score every fold."""
-    from lggseg.experiments.cross_validation import crossvalidate
+    from lggseg.experiments.cross_validation import FINAL, crossvalidate
 
     config = configuration.from_options(options)
     cohort, split = _cohort_and_split(options)
-    table = crossvalidate(config, cohort, split, options.run, resume=options.resume)
+    table = crossvalidate(
+        config, cohort, split, options.run, final=options.final, resume=options.resume
+    )
     scores = _summary(cohort, table.drop(columns="fold"))
     write_json(scores, options.run / "summary.json")
     _print_dice(scores, options.run)
-    print(f"the model of all but the test patients is {options.run / 'final' / 'model'}")
+    if folder := FINAL[options.final]:
+        print(f"the model of {options.final} patients is {options.run / folder / 'model'}")
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -67,6 +67,32 @@ def test_the_seed_decides() -> None:
     assert splits.split_fingerprint(first) != splits.split_fingerprint(other)
 
 
+def test_by_institution_each_fold_is_one_and_the_test_stays() -> None:
+    split = splits.make_split(made_up(80))
+    other = splits.split_by_institution(split)
+    assert (other["subset"] == split["subset"]).all()
+    development = other[other["subset"] == "development"]
+    assert development.groupby("fold")["institution"].unique().map(list).to_dict() == {
+        0: ["CS"], 1: ["DU"], 2: ["FG"], 3: ["HT"]
+    }  # fmt: skip
+    assert (other["fold"][other["subset"] == "test"] == splits.NO_FOLD).all()
+
+
+def test_an_institution_of_few_patients_joins_the_smallest_of_the_others() -> None:
+    table = pd.DataFrame({"institution": ["A"] * 9 + ["B"] * 6 + ["C"], "subset": "development"})
+    split = splits.split_by_institution(table)
+    assert split["fold"].tolist() == [0] * 9 + [1] * 7
+    with pytest.raises(ValueError, match="found 1 institutions of 5 patients, expected two"):
+        splits.split_by_institution(table[:12])
+
+
+def test_without_a_test_all_patients_train() -> None:
+    split = splits.make_split(made_up(30))
+    whole = splits.without_test(split)
+    assert len(splits.patients_of(whole, "train", splits.NO_FOLD)) == 30
+    assert splits.split_fingerprint(whole) != splits.split_fingerprint(split)
+
+
 def test_too_few_patients() -> None:
     with pytest.raises(ValueError, match=r"found 4 patients.*expected at least 5"):
         splits.make_split(made_up(4))

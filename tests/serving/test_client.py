@@ -20,7 +20,7 @@ WHOLE = npy_bytes(np.zeros((3, 256, 256), np.float32))
 
 
 @pytest.mark.parametrize(
-    ("facts", "part"),
+    ("facts", "chunk"),
     [
         (b"", WHOLE),
         (b"<html>", WHOLE),

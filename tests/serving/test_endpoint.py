@@ -38,7 +38,7 @@ from lggseg.data.kaggle import patient_folders
 from lggseg.data.slices import read_volume
 from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.volume import channel_statistics
-from lggseg.serving.client import PART, http_sender, segment
+from lggseg.serving.client import CHUNK, http_sender, segment
 from lggseg.serving.server import check_free
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
@@ -246,8 +246,8 @@ def test_a_volume_in_chunks_is_the_volume_to_the_pixel(port: int, volume: np.nda
 
 
 def test_a_chunk_and_its_answer_fit_into_sagemakers_limit() -> None:
-    assert (PART + 2) * 256 * 256 * 3 + 128 <= MAX_BYTES
-    assert PART * 256 * 256 * 4 + 128 <= MAX_BYTES
+    assert (CHUNK + 2) * 256 * 256 * 3 + 128 <= MAX_BYTES
+    assert CHUNK * 256 * 256 * 4 + 128 <= MAX_BYTES
 
 
 # Requests that must be refused. Each is made of a good body: headers, then a change of the body.

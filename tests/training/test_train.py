@@ -19,7 +19,14 @@ from trainings import CONFIG, final_metrics, training_command
 
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
-from lggseg.data.splits import LeakageError, make_split, patients_of, slice_subsets
+from lggseg.data.splits import (
+    LeakageError,
+    make_split,
+    patients_of,
+    read_split,
+    slice_subsets,
+    split_fingerprint,
+)
 from lggseg.evaluation.segmentation import patient_metrics
 from lggseg.experiments import cross_validation
 from lggseg.inference.evaluate import evaluate
@@ -243,6 +250,23 @@ def test_crossvalidation_scores_each_patient_by_a_model_that_had_not_seen_it(
     )
     pd.testing.assert_frame_equal(table, again)
     assert (tmp_path / "fold-1" / "patients.csv").stat().st_mtime_ns == before
+
+
+def test_the_model_of_all_patients_keeps_the_scores_of_the_folds(
+    cohort: Cohort, split: pd.DataFrame, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, epochs=1, test_flips=False)
+    options = {"final": "all", "progress": False}
+    table = cross_validation.crossvalidate(config, cohort, split, tmp_path, **options)
+    assert not (tmp_path / "final").exists()
+    card = Segmenter.load(tmp_path / "all" / "model").card
+    assert card["cross_validation"]["dice"]["mean"] == pytest.approx(table["dice"].mean())
+    assert card["quality"]["n"] == len(table) and card["validation"] == {}
+    trained = read_split(tmp_path / "all" / "split.csv")
+    assert (trained["subset"] == "development").all() and len(trained) == len(split)
+    assert card["split_fingerprint"] == split_fingerprint(trained) != split_fingerprint(split)
+    with pytest.raises(ValueError, match="final='test': expected one of"):
+        cross_validation.crossvalidate(config, cohort, split, tmp_path, final="test")
 
 
 def test_without_a_fold_all_but_the_test_patients_train(split: pd.DataFrame) -> None:

@@ -61,6 +61,38 @@ def make_split(
     return table.sort_values("patient", ignore_index=True)
 
 
+def split_by_institution(split: pd.DataFrame, fewest: int = 5) -> pd.DataFrame:
+    """The same test patients, but a fold for each institution: validating on one after training on
+    the others shows what to expect of scanners and readers that the model has never seen.
+
+    Args:
+        split: What :func:`make_split` gives.
+        fewest: Institutions with fewer patients to develop with share the fold of the smallest of
+            the others, since they are too few to validate on.
+
+    Returns:
+        The same columns; institutions are numbered in alphabetical order.
+
+    Raises:
+        ValueError: There are not two institutions with so many patients.
+    """
+    others = split["subset"] == "development"
+    sizes = split["institution"][others].value_counts()
+    large = sorted(sizes.index[sizes >= fewest])
+    if len(large) < 2:
+        raise ValueError(f"found {len(large)} institutions of {fewest} patients, expected two")
+    smallest = large.index(min(large, key=lambda name: sizes[name]))
+    folds = {name: number for number, name in enumerate(large)}
+    fold = split["institution"].map(folds).fillna(smallest).astype(int)
+    return split.assign(fold=fold.where(others, NO_FOLD))
+
+
+def without_test(split: pd.DataFrame) -> pd.DataFrame:
+    """The split in which the test patients, already scored, train as well: those of fold 0."""
+    fold = split["fold"].where(split["fold"] != NO_FOLD, 0)
+    return split.assign(subset="development", fold=fold)
+
+
 def write_split(split: pd.DataFrame, path: Path | str, *, overwrite: bool = True) -> None:
     """Write the table as CSV; folders that are missing are made for this user alone. Raises
     ``DataError`` where that would replace a file that is no split, or without ``overwrite`` another

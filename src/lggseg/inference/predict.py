@@ -55,8 +55,8 @@ def predict_folder(
     ``predictions.csv``, and returns these rows: patient, mask (the file), model (a fingerprint),
     slices, tumour_slices, tumour_voxels, expected_dice (an estimate), review (whether it is
     low), and dice where the patient has masks. ``pictures``: also ``<patient>.png``, FLAIR of the
-    slice with most tumour and the outline of the mask. ``overwrite``: replace what an earlier call wrote;
-    other files are never replaced (:mod:`lggseg.inference.outputs`).
+    slice with most tumour and the outline of the mask. ``overwrite``: replace what an earlier call
+    wrote; other files are never replaced (:mod:`lggseg.inference.outputs`).
 
     Raises ``DataError`` before anything is written where a file is in the way, and at the end where
     a patient cannot be read, which stops no other.

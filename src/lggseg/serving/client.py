@@ -91,8 +91,8 @@ def _model(answer: bytes) -> tuple[float, float, Quality]:
     try:
         model = json.loads(answer)["model"]
         smallest = float(model["min_component_fraction"])
-        return float(model["threshold"]), smallest, Quality.of(model["quality"])
-    except (ValueError, KeyError, TypeError) as error:
+        return float(model["threshold"]), smallest, Quality.of(model.get("quality", {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _no_answer(f"no facts of a model ({error!r})") from error
 
 
