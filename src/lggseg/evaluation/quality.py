@@ -95,7 +95,8 @@ def assess_quality(
         group: Each group in turn is left out of the fit.
 
     Returns:
-        n; spearman: rank correlation of estimate and Dice; bias and mean_absolute_error of the
+        n; spearman: rank correlation of estimate and Dice (None where either is the same for all);
+        bias and mean_absolute_error of the
         estimate; flagged: the share of patients below their ``review_below``; worst_flagged: how
         many of the worst tenth (by Dice) are among them, and worst, of how many; risk_coverage:
         rows of [share of patients kept, mean Dice], the lowest estimates left out first.
@@ -112,10 +113,11 @@ def assess_quality(
     worst = np.argsort(y)[: max(1, round(len(y) / 10))]
     best_first = y[np.argsort(-estimate)]
     kept = np.arange(1, len(y) + 1)
+    constant = np.ptp(estimate) == 0 or np.ptp(y) == 0
     curve = np.stack([kept / len(y), np.cumsum(best_first) / kept], axis=1)
     return {
         "n": len(y),
-        "spearman": float(stats.spearmanr(estimate, y).statistic),
+        "spearman": None if constant else float(stats.spearmanr(estimate, y).statistic),
         "bias": float((estimate - y).mean()),
         "mean_absolute_error": float(np.abs(estimate - y).mean()),
         "flagged": float(flagged.mean()),
