@@ -93,7 +93,7 @@ def train_together(
     device: torch.device,
     on_device: DeviceCohort | None = None,
 ) -> list[Trained]:
-    """Train ``configs[i]`` on the slices that ``subsets[i]`` labels ``train``, all side by side, and
+    """Train ``configs[i]`` on the slices that ``subsets[i]`` labels ``train``, side by side, and
     score each on those labelled ``validation``. For experiments: writes nothing, checks no leakage.
 
     on_device: the cohort, where it lies on the device already. Raises ``ValueError`` when two
