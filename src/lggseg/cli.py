@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from lggseg import commands
 from lggseg import config as configuration
-from lggseg.utils.errors import LeftOut
+from lggseg.utils.errors import LeftOut, missing_extra
 from lggseg.utils.stopping import Stopped
 
 Subparsers = Any  # argparse names no public type of it
@@ -225,6 +225,10 @@ def run(call: Callable[[], object]) -> int:
     except MemoryError as error:
         code = 1
         message = f"found too little memory ({error}); expected more. Give a smaller volume."
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("lggseg"):
+            raise
+        code, message = 1, missing_extra(error)
     except (ValueError, RuntimeError, OSError) as error:
         code, message = 1, str(error)
     except Stopped as stop:

@@ -60,7 +60,7 @@ def _mni152_map(name: str) -> np.ndarray:
 
     package = find_spec("nilearn")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("No module named 'nilearn': install requirements.txt")
+        raise ModuleNotFoundError("No module named 'nilearn'", name="nilearn")
     file = f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
     image: Any = nib.load(Path(package.origin).parent / "datasets" / "data" / file)
     values = np.asarray(image.dataobj).astype(np.float32)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from lggseg.utils.errors import missing_extra
+
 
 def lazy_names(package: str, names: dict[str, str]) -> tuple[list[str], Callable[[str], Any]]:
     """``__all__`` and ``__getattr__`` of a package whose public names lie in its modules.
@@ -22,6 +24,11 @@ def lazy_names(package: str, names: dict[str, str]) -> tuple[list[str], Callable
     def get(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{home[name]}"), name)
+        try:
+            return getattr(import_module(f"{package}.{home[name]}"), name)
+        except ModuleNotFoundError as error:
+            if error.name and error.name.startswith("lggseg"):
+                raise
+            raise ModuleNotFoundError(missing_extra(error), name=error.name) from error
 
     return sorted(home), get
