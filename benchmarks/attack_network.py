@@ -315,8 +315,9 @@ def attack_viewer(tally: Tally, model: Path, folder: Path, seed: int) -> None:
         listed = json.loads(
             target.ask("patients", "GET", "/api/patients")[1] or b'{"patients": []}'
         )
-        missing = len(names) + 3 - len(listed["patients"])
-        tally.record("B patients", "lost" if missing else "", f"{missing} not listed")
+        said = log.read_bytes().count(b"control characters")  # of the last of the names
+        missing = len(names) + 3 - said - len(listed["patients"])
+        tally.record("B patients", "lost" if missing else "", f"{missing} neither listed nor named")
         hosts = ("evil.example", "127.0.0.1.evil.example", "", "[::1", "x" * 5000, "localhost:x:y")
         for host in hosts:
             status = target.ask(f"host {host[:20]!r}", "GET", "/", headers={"Host": host})[0]
