@@ -130,6 +130,8 @@ def read_attributes(text: str) -> Attributes:
     for item in _items(text, ";"):
         name, _, numbers = (piece.strip() for piece in item.partition("="))
         name = _OLD_NAMES.get(name, name)
+        if name in values:
+            raise _bad_attribute(f"{name!r} twice")
         if name in _ATTRIBUTES:
             try:
                 values[name] = _numbers(name, numbers)
