@@ -154,7 +154,7 @@ def opaque_attributes(headers: Headers) -> str:
 def _is_slip(item: str) -> bool:
     """Whether an attribute looks like one of the settings with a slip in its name."""
     name, equals, _ = item.partition("=")
-    return bool(equals and difflib.get_close_matches(name.strip().lower(), _ATTRIBUTES, 1, _ALIKE))
+    return bool(equals and difflib.get_close_matches(name.strip().lower(), _OWN, 1, _ALIKE))
 
 
 def _items(header: str, separator: str) -> Iterable[str]:
