@@ -214,7 +214,16 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True)
     for add in _COMMANDS:
         add(subparsers)
+    for command in subparsers.choices.values():
+        command.register("type", Path, _path)
     return parser
+
+
+def _path(text: str) -> Path:
+    """A path that is given. Path("") would be the current folder: ``predict M "$UNSET" "$OUT"``."""
+    if not text:
+        raise argparse.ArgumentTypeError("found an empty path; expected a file or a folder")
+    return Path(text)
 
 
 def run(call: Callable[[], object]) -> int:

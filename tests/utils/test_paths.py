@@ -90,7 +90,7 @@ def test_fresh_folder_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
 def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "masks").touch()
     for folder in (tmp_path / "masks", tmp_path / "masks" / "below"):
-        with pytest.raises(errors.DataError, match=r"masks: found a file; expected a folder"):
+        with pytest.raises(errors.DataError, match=r"masks: found a file; .* yet. Choose another"):
             files.new_folder(folder)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LIST = ".written-by-lggseg.json"  # the SHA-256 of each file by its name
 TABLE = "predictions.csv"
+_LONGEST = 255  # bytes of a file's name
 
 
 class Outputs:
@@ -87,6 +88,9 @@ class Outputs:
 
     def _check(self, name: str, added: bool = False) -> None:
         path = self.folder / name
+        if (length := len(os.fsencode(name))) > _LONGEST:
+            found, action = f"a name of {length} bytes to write", "Rename what it is named after."
+            raise DataError(path, found, f"at most {_LONGEST}", action)
         if not os.path.lexists(path) or (name in self._own and not added):
             return
         if not self._knows(name):
