@@ -49,7 +49,9 @@ class Quality:
     review_below: float = 0.0
 
     @classmethod
-    def fit(cls, agreement: Sequence[float] | np.ndarray, dice: Sequence[float]) -> Quality:
+    def fit(
+        cls, agreement: Sequence[float] | np.ndarray, dice: Sequence[float] | np.ndarray
+    ) -> Quality:
         """The least-squares line through patients that the model has not seen; the fifth of them
         with the lowest estimates is below ``review_below``. The defaults where there are fewer than
         ten patients, or where the line does not rise.

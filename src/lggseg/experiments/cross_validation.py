@@ -75,9 +75,9 @@ def crossvalidate(
 def quality(table: pd.DataFrame) -> dict[str, Any]:
     """The line that estimates Dice, fitted on the patients of all folds, and how well such lines
     do on the folds that they were not fitted on: for a model card."""
-    agreement, dice = table["threshold_agreement"], table["dice"]
-    line = asdict(Quality.fit(agreement.to_numpy(), dice.tolist()))
-    return {**line, **assess_quality(agreement.to_numpy(), dice.to_numpy(), table["fold"])}
+    names = ("threshold_agreement", "dice", "fold")
+    agreement, dice, fold = (table[name].to_numpy() for name in names)
+    return {**asdict(Quality.fit(agreement, dice)), **assess_quality(agreement, dice, fold)}
 
 
 def score_folds(
