@@ -106,17 +106,11 @@ def assess_quality(
     from scipy import stats
 
     x, y, groups = (np.asarray(values) for values in (agreement, dice, group))
-    estimate, flagged = np.empty(len(x)), np.zeros(len(x), dtype=bool)
-    for name in np.unique(groups):
-        own = groups == name
-        line = Quality.fit(x[~own], y[~own])
-        estimate[own] = np.clip(line.intercept + line.slope * x[own], 0, 1)
-        flagged[own] = estimate[own] < line.review_below
+    estimate, flagged = _without_own_group(x, y, groups)
     worst = np.argsort(y)[: max(1, round(len(y) / 10))]
-    best_first = y[np.argsort(-estimate)]
     kept = np.arange(1, len(y) + 1)
+    curve = np.stack([kept / len(y), np.cumsum(y[np.argsort(-estimate)]) / kept], axis=1)
     constant = np.ptp(estimate) == 0 or np.ptp(y) == 0
-    curve = np.stack([kept / len(y), np.cumsum(best_first) / kept], axis=1)
     return {
         "n": len(y),
         "spearman": None if constant else float(stats.spearmanr(estimate, y).statistic),
@@ -127,3 +121,16 @@ def assess_quality(
         "worst": len(worst),
         "risk_coverage": curve.round(4).tolist(),
     }
+
+
+def _without_own_group(
+    agreement: np.ndarray, dice: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each patient's estimate, and whether it is flagged, by the line of the other groups."""
+    estimate, flagged = np.empty(len(dice)), np.zeros(len(dice), dtype=bool)
+    for name in np.unique(groups):
+        own = groups == name
+        line = Quality.fit(agreement[~own], dice[~own])
+        estimate[own] = np.clip(line.intercept + line.slope * agreement[own], 0, 1)
+        flagged[own] = estimate[own] < line.review_below
+    return estimate, flagged

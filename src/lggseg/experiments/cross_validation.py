@@ -41,19 +41,10 @@ def crossvalidate(
     summary of that table as ``cross_validation``, since nobody is left to validate it, and the
     ``quality`` line fitted on it.
 
-    Args:
-        config: What to train; its fold is replaced.
-        cohort: The patients.
-        split: Their folds.
-        run: The folder to write.
-        final: Who trains the final model: ``development``, all but the test patients; ``all``, the
-            test patients too, which must have been scored before, into the folder ``all``; or
-            ``none``: there is no final model.
-        resume: Go on with what is there.
-        progress: Show bars.
-
-    Raises:
-        ValueError: Another ``final``; otherwise as :func:`lggseg.training.train.train`.
+    ``final`` says who trains the last model: ``development``, all but the test patients; ``all``,
+    the test patients, too, which must have been scored before, into the folder ``all``; ``none``:
+    there is no such model. Raises ``ValueError`` for another, and what
+    :func:`lggseg.training.train.train` raises.
     """
     if final not in FINAL:
         raise ValueError(f"final={final!r}: expected one of {sorted(FINAL)}")
