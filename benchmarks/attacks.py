@@ -76,8 +76,8 @@ def main() -> int:
         seconds = round(time.monotonic() - start)
         rows[section] = {**tally.counts, "seconds": seconds, "commit": commit()}
         print(f"section {section}: {tally.counts} in {seconds} s", flush=True)
-    if options.out:
-        record(rows, options.out / "attacks.json", options.seed)
+        if options.out:
+            record(rows, options.out / "attacks.json", options.seed)
     return int(any(row[fault] for row in rows.values() for fault in FAULTS))
 
 
