@@ -17,8 +17,9 @@ LOCK ?= requirements-hashed.txt
 # The CPU's build of torch, which PyPI does not have: torch-2.13.0+cpu-cp311-manylinux_2_28_x86_64.
 TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 TOOLS := build/tools
-# A process for each CPU; the tests of a file share one, with what it has made.
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+# A process for each CPU; the tests of a file share one, with what it has made. The files begin in the
+# order of tests/conftest.py, the longest first, not in that of their number of tests.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill"
 export LGGSEG_CACHE ?= $(CURDIR)/build/cache
 ifdef PYTHONDONTWRITEBYTECODE

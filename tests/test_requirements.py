@@ -88,7 +88,7 @@ IMPORTED_AS = {
 WITH = {"pydantic_core": "pydantic", "botocore": "boto3"}
 # Declared though nobody imports them: pyproject.toml says why.
 NOT_IMPORTED = {
-    "einops", "onnxscript", "s3fs", "jupyterlab", "ipykernel", "lggseg", "pytest_xdist", "nbval",
+    "einops", "s3fs", "jupyterlab", "ipykernel", "lggseg", "pytest_xdist", "nbval",
     "nbstripout", "ruff", "mypy", "pandas_stubs", "scipy_stubs", "types_tqdm", "setuptools",
 }  # fmt: skip
 # nilearn's files are read; its import would take seconds. openvino: a benchmark's other engine.

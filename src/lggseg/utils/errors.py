@@ -26,7 +26,7 @@ class LeftOut(UserWarning):
 EXTRAS = {
     "serve": "fastapi starlette uvicorn",
     "data": "kagglehub nilearn",
-    "train": "torch monai pytorch_lightning safetensors onnx onnxscript einops optuna sqlalchemy",
+    "train": "torch monai pytorch_lightning safetensors onnx einops optuna sqlalchemy",
     "notebooks": "papermill ipykernel matplotlib",
     "aws": "sagemaker boto3 psutil",
     "wandb": "wandb",
