@@ -295,16 +295,15 @@ def names_of(host: str) -> list[str]:
         address = ipaddress.ip_address(host)
     except ValueError:
         return ["localhost", "127.0.0.1", "[::1]", host]
-    if address.is_unspecified:
-        return ["*"]
-    return ["localhost", "127.0.0.1", f"[{address}]" if address.version == 6 else str(address)]
+    own = f"[{address}]" if address.version == 6 else str(address)
+    return ["*"] if address.is_unspecified else ["localhost", "127.0.0.1", own]
 
 
 def segment(segmenter: Segmenter, study: Study) -> Case:
     """A study with its tumour probability."""
     stride = study.scan.slice_stride if study.scan else 1
-    statistics = channel_statistics(study.volume)
-    return Case(study, probabilities(segmenter, study.volume, statistics, slice_stride=stride))
+    volume, statistics = study.volume, channel_statistics(study.volume)
+    return Case(study, probabilities(segmenter, volume, statistics, slice_stride=stride))
 
 
 def describe(case: Case) -> dict[str, Any]:
