@@ -1,4 +1,5 @@
-"""The anatomy of a simulated patient: tissue maps, deformed for each; a tumour; three contrasts.
+"""The anatomy of a simulated patient: tissue maps that are deformed for each patient, a tumour, and
+the grey levels of three sequences.
 
 The maps are those of the MNI ICBM152 template that nilearn ships (Fonov et al. 2011, NeuroImage
 54).

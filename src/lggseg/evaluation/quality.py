@@ -1,4 +1,4 @@
-"""How good a mask probably is, estimated without a truth, and how good that estimate is."""
+"""An estimate of a mask's Dice without ground truth, and how good that estimate is."""
 
 from __future__ import annotations
 

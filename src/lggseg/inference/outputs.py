@@ -1,5 +1,5 @@
-"""What a command writes into a folder of the user's: it replaces what an earlier one wrote, where
-that is asked for, and never anything else. A list in the folder tells which is which."""
+"""Output folders that belong to the user: a command replaces only files that an earlier command
+wrote, and only when asked to. A list in the folder records which files those are."""
 
 from __future__ import annotations
 

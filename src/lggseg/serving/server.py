@@ -1,4 +1,5 @@
-"""How the endpoint and the viewer are served: bounds on connections, bodies, answers, log and end.
+"""How the endpoint and the viewer are served: limits on connections, request bodies, responses,
+logging and shutdown.
 
 uvicorn answers requests but leaves some things unbounded: how long a connection may stay without a
 request, how slowly an answer may be taken, how many connections there are, and what happens where

@@ -1,5 +1,5 @@
-"""Where metrics go beside the run folder: Weights & Biases, where asked for (online with a key in
-the environment, else offline), and in a SageMaker job the log, from which AWS takes them."""
+"""Where metrics go besides the run folder: to Weights & Biases when asked for (online with a key in
+the environment, otherwise offline), and in a SageMaker job to the log, from which AWS reads them."""
 
 from __future__ import annotations
 

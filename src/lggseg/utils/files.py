@@ -1,4 +1,4 @@
-"""Files that are whole or absent, locks, and tables and JSON on the disk."""
+"""Atomic writes (a file is complete or absent), locks, and tables and JSON on the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the project, its runs and the cache lie."""
+"""Where the project, its runs and the cache are located."""
 
 from __future__ import annotations
 
