@@ -1,5 +1,5 @@
-"""Where metrics go besides the run folder: to Weights & Biases when asked for (online with a key in
-the environment, otherwise offline), and in a SageMaker job to the log, from which AWS reads them."""
+"""Where metrics go besides the run folder: to Weights & Biases when asked for (online with a key
+in the environment, otherwise offline), and in a SageMaker job to the log, which AWS reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT stop a training run at a point from which it can be resumed, with a message."""
+"""SIGTERM and SIGINT stop a training run where it can be resumed, with a message."""
 
 from __future__ import annotations
 
