@@ -171,6 +171,31 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "own"),
+    [
+        ("crossvalidate", "summary.json", "fold-0"),
+        ("crossvalidate", "patients.csv", "fold-0"),
+        ("compare", "pairs.csv", "unet/fold-0"),
+        ("tune", "best.json", "study.db"),
+        ("tune", "trials.csv", "study.db"),
+    ],
+)
+def test_tables_of_others_are_not_replaced(
+    command: str, name: str, own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / name).write_text("mine")
+    line = [command, "--data", str(tmp_path / "absent"), "--run", str(run)]
+    assert cli.main(line) == 1
+    assert f"{name}: found a file that is not of such a run" in capsys.readouterr().err
+    assert [path.name for path in run.iterdir()] == [name]
+    (run / own).mkdir(parents=True)
+    assert cli.main(line) == 1
+    assert "absent: found no such folder" in capsys.readouterr().err
+
+
 def test_an_empty_path_is_not_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
     for line in (["predict", "models/lgg-unet", "", "out"], ["split", "data", "--out", ""]):
         with pytest.raises(SystemExit) as caught:
