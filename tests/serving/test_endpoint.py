@@ -499,6 +499,14 @@ def test_bad_http_is_refused(port: int, request_: bytes, status: int) -> None:
     assert int(answer.split()[1]) == status, answer
 
 
+def test_an_unknown_path_or_method_is_named_as_any_other_error(port: int) -> None:
+    for path, status in (("/invocations", 405), ("/etc/passwd", 404)):
+        answered, body = ask(port, method="GET", path=path)
+        error = json.loads(body)["error"]
+        assert answered == status and error.startswith(f"GET {path}: ")
+        assert error.endswith("expected one of ['/invocations', '/ping']")
+
+
 def test_a_body_that_outgrows_the_limit_is_refused_before_it_ends(port: int) -> None:
     chunk = b"100000\r\n" + bytes(2**20) + b"\r\n"
     answer = raw(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 24)

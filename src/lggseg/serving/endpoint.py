@@ -51,6 +51,7 @@ from lggseg.serving.server import (
     BoundedAnswers,
     Limits,
     Room,
+    name_unknown_routes,
     read_body,
     run,
 )
@@ -83,6 +84,7 @@ def build_app(model: Path, limits: Limits) -> FastAPI:
     pool, room = ThreadPoolExecutor(limits.predictions), Room(limits.requests)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BoundedAnswers, room=room, seconds=limits.seconds)
+    name_unknown_routes(app)
 
     async def answer(request: Request, log: dict[str, Any]) -> Response:
         room.require()

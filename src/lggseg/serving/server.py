@@ -24,8 +24,11 @@ from typing import Any, cast
 
 import h11
 import uvicorn
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -280,6 +283,17 @@ class Server(uvicorn.Server):
             end.daemon = True
             end.start()
         super().handle_exit(sig, frame)
+
+
+def name_unknown_routes(app: FastAPI) -> None:
+    """Let the app answer a path or a method that it lacks by a sentence, as any other error."""
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        asked = f"{request.method} {request.url.path}"[:100]
+        routes = sorted({route.path for route in app.routes if isinstance(route, Route)})
+        sentence = f"{asked}: {error.detail.lower()}; expected one of {routes}"
+        return JSONResponse({"error": sentence}, error.status_code, error.headers)
 
 
 def run(app: ASGIApp, host: str, port: int) -> None:

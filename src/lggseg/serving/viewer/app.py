@@ -47,6 +47,7 @@ from lggseg.serving.server import (
     BoundedAnswers,
     Limits,
     Room,
+    name_unknown_routes,
     read_body,
     run,
 )
@@ -262,6 +263,7 @@ def _guard(app: FastAPI, host: str, limits: Limits) -> None:
     # A page of another site whose name is made to point to this machine sends its own name.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=names_of(host), www_redirect=False)
     app.add_middleware(BoundedAnswers, room=room, seconds=limits.seconds)
+    name_unknown_routes(app)
 
     @app.exception_handler(DataError)
     async def refuse(_: Request, error: DataError) -> JSONResponse:
