@@ -24,7 +24,7 @@ class LeftOut(UserWarning):
 
 # The extra of pyproject.toml that brings a package, by the name it is imported by.
 EXTRAS = {
-    "serve": "fastapi starlette uvicorn",
+    "serve": "fastapi starlette uvicorn h11",
     "data": "kagglehub nilearn",
     "train": "torch monai pytorch_lightning safetensors onnx einops optuna sqlalchemy",
     "notebooks": "papermill ipykernel matplotlib",
