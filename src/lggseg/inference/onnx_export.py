@@ -77,7 +77,7 @@ def _onnx(network: torch.nn.Module, config: Config) -> bytes:
         torch.onnx.export(
             graph,
             (image, background, scale),
-            model,  # type: ignore[arg-type]  (a buffer will do, too)
+            model,  # type: ignore[arg-type]
             input_names=["image", "background", "scale"],
             output_names=["probability"],
             dynamic_axes={"image": {0: "slices"}, "probability": {0: "slices"}},
