@@ -24,7 +24,7 @@ from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.splits import folds_of, make_split, patients_of, split_fingerprint
 from lggseg.evaluation.segmentation import dice, slice_dice
 from lggseg.evaluation.statistics import summarise
-from lggseg.preprocessing.postprocessing import drop_small_parts
+from lggseg.preprocessing.postprocessing import drop_small_components
 from lggseg.preprocessing.volume import FLAIR, channel_statistics
 from lggseg.utils.files import write_json
 from lggseg.utils.progress import progress_bar
@@ -52,7 +52,7 @@ def flair_masks(cohort: Cohort) -> Masks:
         ]
         return np.where(np.array(depth) > SKULL, relative, 0).astype(np.float16)
 
-    return lambda patient, threshold: drop_small_parts(brightness(patient) > threshold, 1.0)
+    return lambda patient, threshold: drop_small_components(brightness(patient) > threshold, 1.0)
 
 
 def levels(slices: int) -> np.ndarray:
