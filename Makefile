@@ -29,7 +29,7 @@ export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/bytecode
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help try run check test test-all test-docker report notebooks data lab format image push lock sbom audit clean distclean
+.PHONY: help try run check test test-all test-docker report site notebooks data lab format image push lock sbom audit clean distclean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -60,8 +60,11 @@ test-docker: $(BIN)/.aws ## test the images and SageMaker's local mode in Docker
 	container/with_engine.sh bash -c \
 	  'container/build_images.sh && LGGSEG_REQUIRE=docker $(BIN)/python -m pytest -s tests/cloud/test_docker.py'
 
-report: $(BIN)/.base ## build the report and the pages of the executed notebooks, without the real data
-	$(BIN)/python -m report.build
+report: $(BIN)/.base ## build the report and the pages of the executed notebooks; DATA adds real patients
+	$(BIN)/python -m report.build $(if $(DATA),--data $(DATA))
+
+site: report ## the same, and report, notebooks and documentation as one site: build/site
+	$(BIN)/python -m report.site
 
 notebooks: run ## execute all notebooks and keep them, with their outputs, in report/notebooks
 	$(BIN)/python -m report.snapshots $(OUT)

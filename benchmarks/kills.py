@@ -199,18 +199,17 @@ def _check_trials(table: pd.DataFrame) -> None:
 
 def report_stage() -> Stage:
     """The report as HTML, with a simulated cohort for its pictures, the pages of the executed
-    notebooks, the model card and docs/scaling.md; none of it in the repository."""
+    notebooks, and the pages of the repository; none of it in the repository."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from report import build
 
-    pages = {path.name: template for path, template in build.PAGES.items()}
-
     def run(folder: Path) -> None:
         os.environ["LGGSEG_CACHE"] = str(folder / ".cache")  # the stage of loading tests it
-        build.PAGES = {folder / name: template for name, template in pages.items()}
-        build.BROWSERS = ()
-        sys.argv = ["build", "--out", str(folder)]
-        build.main()
+        values = build.load_results()
+        for path, template in build.PAGES.items():
+            build.write(folder / path.name, build.render(template, values))
+        build.build_notebooks(folder / "notebooks")
+        build.build_report(values, folder)
 
     def same(folder: Path, whole: Path) -> None:
         assert set(visible(folder)) == set(visible(whole))

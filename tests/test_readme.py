@@ -1,12 +1,10 @@
-"""The README's commands exist, and its numbers are those of the results that it names."""
+"""The README's commands exist, and its first screen says what there is. That its numbers are those
+of the results holds tests/test_report.py."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -41,7 +39,7 @@ def test_command_lines_parse(command: str) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
+    for link in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", README):
         assert (ROOT / link).exists(), link
 
 
@@ -57,32 +55,11 @@ def test_every_notebook_is_in_the_first_one() -> None:
         assert f"| {number} {' '.join(words)} |" in start
 
 
-def rows_with_results() -> Iterator[tuple[str, Path]]:
-    """Each row of a table that names a results file, ``the same`` standing for the one before."""
-    source = None
-    for line in README.splitlines():
-        link = re.search(r"\((report/results/[\w.-]+)\) \|$", line)
-        source = ROOT / link[1] if link else source if line.endswith("| the same |") else None
-        if source and source.suffix == ".json":
-            yield line, source
-
-
-def numbers(value: Any) -> Iterator[float]:
-    """All numbers of a results file, and those that are keys; tables of patients are left out."""
-    if isinstance(value, (int, float)):
-        yield abs(value)
-    for key, below in value.items() if isinstance(value, dict) else ():
-        if re.fullmatch(r"[\d.]+", key):
-            yield float(key)
-        if not str(key).startswith("TCGA_") and key != "reliability":
-            yield from numbers(below)
-    for below in value if isinstance(value, list) else ():
-        yield from numbers(below)
-
-
-@pytest.mark.parametrize(("row", "source"), rows_with_results())
-def test_numbers_are_those_of_the_results(row: str, source: Path) -> None:
-    known = list(numbers(json.loads(source.read_text())))
-    for text in re.findall(r"(?<![\d.])\d+\.\d+", row.rsplit("|", 2)[0]):
-        digits = len(text.split(".")[1])
-        assert any(f"{value:.{digits}f}" == text for value in known), f"{text} is not in {source}"
+def test_the_first_screen_opens_the_door() -> None:
+    """What it is, one picture, how to try it, how to use it: before the first other heading."""
+    first = README.split("\n## ", 1)[0]
+    assert first.count("![") == 1 and len(first.splitlines()) <= 50
+    for wanted in ("make try", "make run", "make test", "lggseg predict", "not for clinical use"):
+        assert wanted in first, wanted
+    for link in ("docs/README.md", "MODEL_CARD.md", "docs/leaderboard.md"):
+        assert f"({link}" in first, link

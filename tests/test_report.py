@@ -16,10 +16,11 @@ from jinja2 import nodes
 from tools import need
 
 from lggseg.utils.errors import DataError
-from report import build, figures, snapshots
+from report import build, checks, document, figures, pages, site, snapshots, svg, values
 
 ROOT = Path(__file__).resolve().parents[1]
-TEMPLATES = ("report.md", "model_card.md", "scaling.md")
+TEMPLATES = ("report.md", "model_card.md", "scaling.md", "leaderboard.md", "readme.md")
+SECTIONS = [f"text/{path.name}" for path in (ROOT / "report" / "text").glob("*.md")]
 SNAPSHOTS = sorted((ROOT / "report" / "notebooks").glob("*.ipynb"))
 
 
@@ -33,7 +34,7 @@ def typed_numbers(template: str) -> list[str]:
     """
     prose = re.sub(r"{{.*?}}|{%.*?%}|{#.*?#}", " ", template, flags=re.S)
     prose = re.sub(r"```.*?```|`[^`]*`|<[^>]*>|\]\([^)]*\)", " ", prose, flags=re.S)
-    tree = build.environment().parse(template)
+    tree = document.environment().parse(template)
     keys = {id(node.arg) for node in tree.find_all(nodes.Getitem)}
     keys |= {id(operand.expr) for operand in tree.find_all(nodes.Operand)}
     constants = [node.value for node in tree.find_all(nodes.Const) if id(node) not in keys]
@@ -50,7 +51,7 @@ def typed_numbers(template: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", [*TEMPLATES, "shape.md"])
+@pytest.mark.parametrize("name", [*TEMPLATES, *SECTIONS])
 def test_no_number_is_typed_by_hand(name: str) -> None:
     assert typed_numbers((ROOT / "report" / name).read_text()) == []
 
@@ -89,33 +90,39 @@ def test_what_is_no_typed_number_passes(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def values() -> dict[str, Any]:
+def loaded() -> dict[str, Any]:
     """What the templates can name."""
-    return build.load_results()
+    return values.load_results()
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_result_that_is_missing_is_an_error(name: str, values: dict[str, Any]) -> None:
-    for key in values["results"]:
-        part = {**values, "results": {k: v for k, v in values["results"].items() if k != key}}
-        used = f"results.{key}" in (ROOT / "report" / name).read_text()
-        optional = f"results.{key} is defined" in (ROOT / "report" / name).read_text()
+def test_a_result_that_is_missing_is_an_error(name: str, loaded: dict[str, Any]) -> None:
+    names = [name, *(SECTIONS if name == "report.md" else [])]
+    text = "".join((ROOT / "report" / each).read_text() for each in names)
+    for key in loaded["results"]:
+        part = {**loaded, "results": {k: v for k, v in loaded["results"].items() if k != key}}
+        used = re.search(rf"results\.{key}\b", text)
+        optional = f"results.{key} is defined" in text
         if used and not optional:
             with pytest.raises(RuntimeError, match=rf"{name}: .*'{key}'.*report/results"):
-                build.render(name, part)
+                document.render(name, part)
 
 
-def test_a_number_follows_its_results_file(values: dict[str, Any]) -> None:
-    scores = {**values["results"]["cross_validation"]}
+def test_a_number_follows_its_results_file(loaded: dict[str, Any]) -> None:
+    scores = {**loaded["results"]["cross_validation"]}
     scores["dice"] = {**scores["dice"], "mean": 0.1234}
-    changed = {**values, "results": {**values["results"], "cross_validation": scores}}
-    assert "0.123 (" in build.render("model_card.md", changed)
+    changed = {**loaded, "results": {**loaded["results"], "cross_validation": scores}}
+    assert "0.123 (" in document.render("model_card.md", changed)
 
 
 @pytest.mark.parametrize("path", build.PAGES, ids=lambda path: path.name)
-def test_a_page_of_the_repository_is_up_to_date(path: Path, values: dict[str, Any]) -> None:
-    text = build.render(build.PAGES[path], values)
+def test_a_page_of_the_repository_is_up_to_date(path: Path, loaded: dict[str, Any]) -> None:
+    text = document.render(build.PAGES[path], loaded)
     assert path.read_text() == text, f"run `make report` and commit {path.name}"
+
+
+def test_the_readme_is_up_to_date(loaded: dict[str, Any]) -> None:
+    assert build.README.read_text() == build.readme(loaded), "run `make report`, commit README.md"
 
 
 @pytest.mark.parametrize("path", build.PAGES, ids=lambda path: path.name)
@@ -127,20 +134,23 @@ def test_links_of_a_page_of_the_repository_lead_somewhere(path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (build.fixed(3107.2, 0), "3,107"),
-        (build.signed(-0.0184), "−0.018"),
-        (build.interval({"mean": 0.8534, "low": 0.8282, "high": 0.8718}), "0.853 (0.828 to 0.872)"),
-        (build.published(0.9), "0.90"),
-        (build.published(0.839), "0.839"),
-        (build.published(None), ""),
-        (build.percent(0.01027, 1), "1.0 %"),
-        (build.p_value(0.000295), "p = 0.0003"),
-        (build.p_value(0.04675), "p = 0.047"),
-        (build.p_value(0.243), "p = 0.24"),
-        (build.p_value(1e-7), "p < 0.0001"),
-        (build.duration(48.2), "48 seconds"),
-        (build.duration(250.8), "4.2 minutes"),
-        (build.duration(1620), "27 minutes"),
+        (document.fixed(3107.2, 0), "3,107"),
+        (document.signed(-0.0184), "−0.018"),
+        (
+            document.interval({"mean": 0.8534, "low": 0.8282, "high": 0.8718}),
+            "0.853 (0.828 to 0.872)",
+        ),
+        (document.published(0.9), "0.90"),
+        (document.published(0.839), "0.839"),
+        (document.published(None), ""),
+        (document.percent(0.01027, 1), "1.0 %"),
+        (document.p_value(0.000295), "p = 0.0003"),
+        (document.p_value(0.04675), "p = 0.047"),
+        (document.p_value(0.243), "p = 0.24"),
+        (document.p_value(1e-7), "p < 0.0001"),
+        (document.duration(48.2), "48 seconds"),
+        (document.duration(250.8), "4.2 minutes"),
+        (document.duration(1620), "27 minutes"),
     ],
 )
 def test_filters(value: str, text: str) -> None:
@@ -148,9 +158,9 @@ def test_filters(value: str, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]) -> Path:
+def page(tmp_path_factory: pytest.TempPathFactory, loaded: dict[str, Any]) -> Path:
     """The report, built from a clean start."""
-    return build.build_report(values, tmp_path_factory.mktemp("report"))
+    return build.build_report(loaded, tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +186,26 @@ def test_links_within_the_page_lead_somewhere(soup: BeautifulSoup) -> None:
 
 def test_pictures_are_described_and_slices_marked_as_simulated(soup: BeautifulSoup) -> None:
     for figure in soup.find_all("figure"):
-        assert len(figure.img["alt"]) > 40
+        drawings = figure.find_all("svg", role="img")
         assert len(figure.figcaption.get_text()) > 60
-        if "image/png" in figure.img["src"][:20]:
+        if drawings:
+            assert [drawing.parent["class"] for drawing in drawings] == [["wide"], ["narrow"]]
+            assert all(len(drawing["aria-label"]) >= 40 for drawing in drawings)
+        else:
+            assert len(figure.img["alt"]) >= 40
             assert "simulated" in figure.figcaption.get_text()
+
+
+def test_letters_of_figures_are_large_enough(soup: BeautifulSoup) -> None:
+    """At least 8 pixels where they are read: a drawing is never wider than its column."""
+    for drawing in soup.find_all("svg", role="img"):
+        width = float(re.search(r"width:(\d+)px", drawing["style"])[1])
+        assert width <= (649 if drawing.parent["class"] == ["wide"] else 343)
+        box = float(drawing["viewbox"].split()[2])
+        for text in drawing.find_all("text"):
+            size = float(re.search(r"font-size: ([\d.]+)px", text["style"])[1])
+            assert size * width / box >= 8, text
+            assert "var(--sans)" in text["style"]
 
 
 def test_headings_skip_no_level(soup: BeautifulSoup) -> None:
@@ -201,13 +227,121 @@ def test_no_markup_is_left_over(soup: BeautifulSoup) -> None:
 
 
 def test_the_same_results_give_the_same_bytes() -> None:
-    once, again = (figures.draw(["leak.svg"], Path())["leak.svg"] for _ in range(2))
+    once, again = (figures.draw(["leak.svg"], Path()) for _ in range(2))
     assert once == again
+
+
+def test_a_drawing_takes_the_colours_of_the_page() -> None:
+    files = figures.draw(["leak.svg"], Path())
+    element = svg.as_element(files["leak-wide.svg"].decode(), "leak-wide", "A text &amp; more")
+    assert "var(--blue)" in element and "var(--text)" in element
+    assert "#0072b2" not in element.lower() and 'aria-label="A text &amp; more"' in element
+    ids = re.findall(r'id="([^"]+)"', element)
+    assert ids and all(each.startswith("leak-wide-") for each in ids)
 
 
 def test_an_unknown_figure_is_an_error() -> None:
     with pytest.raises(KeyError, match="nothing"):
         figures.draw(["nothing.svg"], Path())
+
+
+def planted(loaded: dict[str, Any], name: str, change: dict[str, Any]) -> dict[str, Any]:
+    """The results with one file changed."""
+    results = {**loaded["results"], name: {**loaded["results"][name], **change}}
+    return {**loaded, "results": results}
+
+
+def test_the_results_are_those_of_the_shipped_model(loaded: dict[str, Any]) -> None:
+    checks.require_fresh(loaded)
+
+
+def test_a_planted_stale_result_fails_the_build(loaded: dict[str, Any], tmp_path: Path) -> None:
+    recipe = loaded["results"]["patient_split"]["recipe"]
+    older = {"config": {**recipe["config"], "width": 7}, "differs": recipe["differs"]}
+    stale = planted(loaded, "patient_split", {"recipe": older})
+    with pytest.raises(checks.Stale, match=r"patient_split.json: .*width was 7, is \d+"):
+        build.build_report(stale, tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["patient_split", "cohort", "cross_validation", "gpu"])
+def test_results_of_other_data_are_stale(name: str, loaded: dict[str, Any]) -> None:
+    if "data_fingerprint" not in loaded["results"][name]:
+        pytest.skip("carries no fingerprint")
+    with pytest.raises(checks.Stale, match=rf"{name}.json: measured on the data 0123"):
+        checks.require_fresh(planted(loaded, name, {"data_fingerprint": "0123"}))
+
+
+@pytest.mark.parametrize("name", ["cross_validation", "test"])
+def test_a_summary_of_another_model_is_stale(name: str, loaded: dict[str, Any]) -> None:
+    dice = {**loaded["results"][name]["dice"], "mean": 0.9}
+    with pytest.raises(checks.Stale, match=rf"{name}.json: dice is not that of the model's card"):
+        checks.require_fresh(planted(loaded, name, {"dice": dice}))
+
+
+def test_groups_of_an_older_table_are_stale(loaded: dict[str, Any]) -> None:
+    rows = [{**row, "mean": 0.5} for row in loaded["results"]["groups"]["groups"]]
+    with pytest.raises(checks.Stale, match=r"groups.json: .* not those of test.csv"):
+        checks.require_fresh(planted(loaded, "groups", {"groups": rows}))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("<a href='#nowhere'>a</a>", "the link #nowhere leads nowhere"),
+        ("<a href='none.html'>a</a>", "the link none.html leads nowhere"),
+        ("<img src='data:,' alt=''>", "a picture whose text does not say"),
+        ("<img src='data:,'>", "a picture whose text does not say"),
+        ("<svg role='img' aria-label='Figure'></svg>", "a picture whose text does not say"),
+    ],
+)
+def test_a_planted_fault_fails_the_build(body: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        checks.require_sound({tmp_path / "page.html": body})
+
+
+def test_a_figure_without_a_text_fails_the_build() -> None:
+    with pytest.raises(RuntimeError, match="figure leak: found the text 'x'"):
+        document.Document().figure("leak", "x", lambda: "caption")
+
+
+def test_an_unknown_formula_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="found no formula 'no'"):
+        document.Document().formula("no")
+
+
+@pytest.fixture(scope="module")
+def built_site(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site around the report."""
+    build.build_notebooks(page.parent / "notebooks")
+    out = tmp_path_factory.mktemp("site") / "site"
+    site.build(out, page.parent)
+    return out
+
+
+def test_the_site_has_one_navigation_and_needs_no_network(built_site: Path) -> None:
+    found = sorted(built_site.rglob("*.html"))
+    assert {"index.html", "report.html", "README.html", "leaderboard.html"} <= {
+        p.name for p in found
+    }
+    for path in found:
+        text = path.read_text()
+        soup = BeautifulSoup(text, "html.parser")
+        links = [link["href"] for link in soup.find("header", class_="site").find_all("a")]
+        assert len(links) == len(site.NAVIGATION)
+        assert not soup.find_all(["script", "iframe", "link"])
+        assert not re.search(r'src="http|url\(http', text)
+
+
+def test_a_broken_link_fails_the_site(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"README.md: the link none.md leads to no file"):
+        site.retarget('<a href="none.md">a</a>', "README.md", "index.html", tmp_path)
+
+
+def test_a_site_without_a_report_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"found no report.html.*make report"):
+        site.build(tmp_path / "site", tmp_path)
+    assert not (tmp_path / "site").exists()
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +370,10 @@ def test_in_a_browser(browser: Any, page: Path, width: int, scheme: str) -> None
     assert [url for url in requests if not url.startswith(("data:", "file:"))] == []
     assert said == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    shown = "[...document.querySelectorAll('figure svg[role]')].filter(e => e.clientWidth).length"
+    assert tab.evaluate(shown) * 2 == tab.evaluate(
+        "document.querySelectorAll('figure svg[role]').length"
+    )
     broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
     assert tab.evaluate(broken) == 0
     assert tab.evaluate("document.fonts.check('16px \"Source Serif 4\"')")
@@ -249,7 +387,7 @@ def test_text_stands_out(browser: Any, page: Path, scheme: str) -> None:
     tab = context.new_page()
     tab.goto(page.as_uri())
     colours = tab.evaluate(
-        "[...new Set([...document.querySelectorAll('p,a,li,b,td,th,h1,h2,figcaption,code')]"
+        "[...new Set([...document.querySelectorAll('p,a,li,b,td,th,h1,h2,figcaption,code,math')]"
         ".map(e => getComputedStyle(e).color)), getComputedStyle(document.body).backgroundColor]"
     )
     *texts, ground = (luminance(colour) for colour in colours)
@@ -270,14 +408,14 @@ def luminance(colour: str) -> float:
 def test_pdf(page: Path, tmp_path: Path) -> None:
     need("chromium", shutil.which("chromium") is not None)
     target = tmp_path / "report.pdf"
-    assert build.print_pdf(page, target)
+    assert pages.print_pdf(page, target)
     data = target.read_bytes()
     assert data.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", data)) >= 5
 
 
 def test_without_a_browser_there_is_no_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
-    assert not build.print_pdf(tmp_path / "report.html", tmp_path / "report.pdf")
+    monkeypatch.setattr(pages.shutil, "which", lambda name: None)
+    assert not pages.print_pdf(tmp_path / "report.html", tmp_path / "report.pdf")
     assert not (tmp_path / "report.pdf").exists()
 
 
@@ -345,7 +483,7 @@ def test_pages_of_snapshots(executed: Path, tmp_path: Path) -> None:
     assert (
         'href="02_a.html"' in body and 'href="01_a.html"' in listed and "What is there?" in listed
     )
-    whole = build.page(title, body, style=snapshots.highlighting())
+    whole = pages.page(title, body, style=snapshots.highlighting())
     assert not re.search(r'<(script|link)|src="http', whole)
 
 

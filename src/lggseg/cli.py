@@ -162,6 +162,32 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     command.set_defaults(call=commands.evaluate)
 
 
+def _add_leak(subparsers: Subparsers) -> None:
+    command = subparsers.add_parser("leak", help="say what anybody's split of a cohort leaks")
+    text = "a CSV file of patients or slices with the subset of each"
+    command.add_argument("split", type=Path, help=text)
+    command.add_argument("data", type=Path, help="the Kaggle tree")
+    command.set_defaults(call=commands.leak)
+
+
+def _add_score(subparsers: Subparsers) -> None:
+    command = subparsers.add_parser("score", help="compare anybody's masks with the patients' own")
+    text = "a folder of PATIENT_mask.tif (a page per slice) or PATIENT/PATIENT_1_mask.tif, …"
+    command.add_argument("masks", type=Path, help=text)
+    command.add_argument("data", type=Path, help="the Kaggle tree")
+    command.add_argument(
+        "--split", type=Path, help="only the patients of --subset in this split.csv"
+    )
+    subsets = ("train", "validation", "test")
+    command.add_argument("--subset", choices=subsets, default="test", help="(%(default)s)")
+    command.add_argument("--fold", type=int, default=0, help="of the validation (%(default)s)")
+    out, text = Path("runs/score"), "folder to write the scores into (%(default)s)"
+    command.add_argument("--out", type=Path, default=out, help=text)
+    text = "replace what an earlier scoring wrote"
+    command.add_argument("--overwrite", action="store_true", help=text)
+    command.set_defaults(call=commands.score)
+
+
 def _add_check(subparsers: Subparsers) -> None:
     command = subparsers.add_parser(
         "check", help="compare a model folder, a run folder or data with their checksums"
@@ -202,6 +228,8 @@ _COMMANDS = (
     _add_serve,
     _add_view,
     _add_evaluate,
+    _add_leak,
+    _add_score,
     _add_check,
     _add_push,
     _add_notebooks,

@@ -265,6 +265,47 @@ def evaluate(options: argparse.Namespace) -> None:
         amend_card(options.model, {options.subset if options.split else "evaluation": metrics})
 
 
+def leak(options: argparse.Namespace) -> None:
+    """Say what a split leaks."""
+    from lggseg.data.cohort import load_cohort
+    from lggseg.data.leaks import find_leaks, read_subsets
+    from lggseg.data.splits import LeakageError
+
+    cohort = load_cohort(options.data)
+    subsets = read_subsets(options.split, cohort)
+    used = subsets != ""
+    names = sorted(set(subsets[used]))
+    print(f"{used.sum()} of {len(subsets)} slices in {len(names)} subsets: {', '.join(names)}")
+    if found := find_leaks(cohort, subsets):
+        raise LeakageError(f"{options.split}: found {'; '.join(map(str, found))}. {_MEND}")
+    print(f"{options.split}: no patient, picture or pair of neighbouring slices in two subsets")
+
+
+_MEND = "Expected each patient in one subset. Split by patient (`lggseg split DATA`)."
+
+
+def score(options: argparse.Namespace) -> None:
+    """Compare anybody's masks with those of the patients."""
+    from lggseg.data.cohort import load_cohort
+    from lggseg.data.splits import patients_of, read_split
+    from lggseg.inference.outputs import Outputs
+    from lggseg.inference.score import score
+
+    outputs = Outputs(options.out, overwrite=options.overwrite)
+    outputs.check(["patients.csv", "summary.json"])
+    cohort = load_cohort(options.data)
+    patients = list(cohort.patients.index)
+    if options.split:
+        patients = patients_of(read_split(options.split, cohort), options.subset, options.fold)
+    table = score(options.masks, cohort, patients)
+    private_folder(options.out)
+    outputs.write("patients.csv", table_bytes(table))
+    outputs.write("summary.json", json_bytes(scores := _summary(cohort, table)))
+    if without := len(patients) - len(table):
+        print(f"{without} of {len(patients)} patients have no mask in {options.masks}: not scored")
+    _print_dice(scores, options.out)
+
+
 def check(options: argparse.Namespace) -> None:
     """Compare files with their checksums."""
     from lggseg.inference.check import check

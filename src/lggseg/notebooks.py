@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lggseg import __version__
+from lggseg.config import Config, profile
 from lggseg.data.cohort import Cohort
 from lggseg.utils.files import new_folder, write_json, writing
 from lggseg.utils.machine_speed import as_text, expected_seconds, seconds_per_step
@@ -160,9 +162,20 @@ def runs_of(cohort: Cohort) -> Path:
     return runs_root() / f"{name}-{cohort.fingerprint[:8]}"
 
 
-def save_results(cohort: Cohort, name: str, values: dict[str, Any]) -> Path:
-    """Write ``results/<name>.json`` into :func:`runs_of`; returns the file."""
-    facts = {
+def recipe(config: Config) -> dict[str, Any]:
+    """What a results file says of the recipe that it was measured with: all settings, and the names
+    of those in which it departs from the recipe of ``--profile full``. The report's build fails
+    when the shipped recipe has changed since in any other setting."""
+    settings, full = asdict(config), asdict(profile("full"))
+    return {"config": settings, "differs": [k for k, v in settings.items() if v != full[k]]}
+
+
+def save_results(
+    cohort: Cohort, name: str, values: dict[str, Any], config: Config | None = None
+) -> Path:
+    """Write ``results/<name>.json`` into :func:`runs_of`, with the :func:`recipe` of ``config`` if
+    something was trained; returns the file."""
+    facts: dict[str, Any] = {
         "cohort": cohort.label,
         "patients": len(cohort.patients),
         "data_fingerprint": cohort.fingerprint,
@@ -170,5 +183,7 @@ def save_results(cohort: Cohort, name: str, values: dict[str, Any]) -> Path:
         "date": date.today().isoformat(),
     }
     path = runs_of(cohort) / "results" / f"{name}.json"
+    if config is not None:
+        facts["recipe"] = recipe(config)
     write_json({**facts, **values}, path)
     return path
