@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
@@ -130,11 +131,13 @@ def box(
     text: str,
     colour: str = BLUE,
     size: tuple[float, float] = (1.0, 0.6),
+    layer: int = 2,
 ) -> None:
-    """A rounded box around a text, its centre at ``place``."""
+    """A rounded box around a text, its centre at ``place``; in layer 0 it lies behind arrows."""
     corner = (place[0] - size[0] / 2, place[1] - size[1] / 2)
     style = "round,pad=0,rounding_size=0.08"
-    look = {"facecolor": colour + "26", "edgecolor": colour, "linewidth": 1.3, "zorder": 2}
+    pale = tuple(1 - 0.15 * (1 - value) for value in to_rgb(colour))  # hides an arrow behind it
+    look = {"facecolor": pale, "edgecolor": colour, "linewidth": 1.3, "zorder": layer}
     axes.add_patch(FancyBboxPatch(corner, *size, boxstyle=style, **look))
     axes.text(*place, text, ha="center", va="center", fontsize=9, zorder=3)
 
@@ -148,8 +151,8 @@ def arrow(
     style: str = "solid",
     shrink: float = 0,
 ) -> None:
-    """An arrow between two places, ``shrink`` points shorter at either end, a text above it."""
-    look = {"arrowstyle": "-|>", "color": GREY, "linestyle": style, "linewidth": 1.2}
+    """An arrow between two points, ``shrink`` points shorter at either end, a text above it."""
+    look: dict[str, Any] = {"arrowstyle": "-|>", "color": GREY, "linestyle": style}
     look |= {"shrinkA": shrink, "shrinkB": shrink}
     axes.annotate("", end, start, arrowprops=look, zorder=1)
     if text:
@@ -166,13 +169,13 @@ def exchange(url: str, volume: str, answer: str) -> Figure:
         answer: What comes back, in words.
     """
     figure, axes = plt.subplots(figsize=(10, 3.6), layout="constrained")
+    box(axes, (7.0, 1), "", GREEN, (2.6, 2.2), layer=0)
     box(axes, (0.9, 1), "client\n\nthis notebook,\ncurl, a browser", GREY, (1.5, 2.0))
     steps = ("decode and check", "normalise by the volume", "network", "threshold, clean up")
     for place, step in enumerate(steps):
         box(axes, (7.0, 1.75 - 0.5 * place), step, BLUE, (2.1, 0.36))
         if place:
             arrow(axes, (7.0, 2.25 - 0.5 * place), (7.0, 1.75 - 0.5 * place), shrink=13)
-    box(axes, (7.0, 1), "", GREEN, (2.6, 2.2))
     axes.text(7.0, 2.18, "endpoint: a web server and a model", ha="center", fontsize=9)
     arrow(axes, (1.75, 1.6), (5.6, 1.6), f"POST {url}\n{volume}")
     arrow(axes, (5.6, 0.4), (1.75, 0.4), f"200 OK\n{answer}")
@@ -203,7 +206,7 @@ def places(where: str) -> Figure:
     figure, axes = plt.subplots(figsize=(10, 3), layout="constrained")
     for column, (name, (outside, inside, cost)) in enumerate(PLACES.items()):
         colour = ORANGE if name == where else GREY
-        box(axes, (column, 0), "", colour, (0.92, 1.5))
+        box(axes, (column, 0), "", colour, (0.92, 1.5), layer=0)
         text = f'WHERE = "{name}"'
         axes.text(column, 0.58, text, ha="center", fontsize=9, weight="bold")
         axes.text(column, 0.38, outside, ha="center", fontsize=9)
