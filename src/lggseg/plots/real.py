@@ -61,6 +61,7 @@ def real_candidates() -> pd.DataFrame:
 
     Returns:
         A row per candidate, index its name: mean, low and high of Dice over ``n`` patients, median,
+        ``new institution`` (mean Dice where whole institutions were left out, if measured),
         ``seconds`` of training per fold, ``p`` of the paired test against the first row, and
         whether it is the recipe that ``ships``. From ``report/results/candidates.json``, or, where
         there is none, from the comparison of networks (notebook 05).
@@ -70,6 +71,8 @@ def real_candidates() -> pd.DataFrame:
         return _compared().assign(ships=lambda table: table.index == shipped.network)
     rows = real_results("candidates")["rows"]
     table = pd.DataFrame([{**row, **row["folds"]} for row in rows]).set_index("name")
+    elsewhere = [(row.get("institutions") or {}).get("mean") for row in rows]
+    table["new institution"] = pd.Series(elsewhere, table.index, dtype=float)
     own = asdict(shipped)
     ships = [all(own.get(key) == value for key, value in c.items()) for c in table["config"]]
     return table.drop(columns=["folds", "config", "institutions"], errors="ignore").assign(
