@@ -137,7 +137,12 @@ def box(
     corner = (place[0] - size[0] / 2, place[1] - size[1] / 2)
     style = "round,pad=0,rounding_size=0.08"
     pale = tuple(1 - 0.15 * (1 - value) for value in to_rgb(colour))  # hides an arrow behind it
-    look = {"facecolor": pale, "edgecolor": colour, "linewidth": 1.3, "zorder": layer}
+    look: dict[str, Any] = {
+        "facecolor": pale,
+        "edgecolor": colour,
+        "linewidth": 1.3,
+        "zorder": layer,
+    }
     axes.add_patch(FancyBboxPatch(corner, *size, boxstyle=style, **look))
     axes.text(*place, text, ha="center", va="center", fontsize=9, zorder=3)
 

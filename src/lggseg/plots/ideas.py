@@ -74,7 +74,8 @@ def neighbours(cohort: Cohort, patient: str, other: str) -> Figure:
 def alike(cohort: Cohort, groups: Mapping[str, Sequence[float]]) -> Figure:
     """How alike pairs of slices are: a histogram per kind of pair."""
     figure, axes = new_figure(cohort, "How alike are two slices?", (7, 3))
-    bins = np.linspace(min(min(values) for values in groups.values()), 1, 30)
+    lowest = min(min(values) for values in groups.values())
+    bins = np.linspace(lowest, 1, 30).tolist()
     for (name, values), colour in zip(groups.items(), (ORANGE, BLUE), strict=True):
         label = f"{name}: median {np.median(values):.2f}"
         axes[0].hist(values, bins=bins, color=colour, alpha=0.7, label=label)
