@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mistune
 import nbformat
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
@@ -24,6 +25,7 @@ from pygments.formatters import HtmlFormatter
 
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import replace_file
+from report.formulas import draw_formulas
 
 HERE = Path(__file__).resolve().parent
 SNAPSHOTS = HERE / "notebooks"
@@ -107,13 +109,29 @@ def body(notebook: NotebookNode) -> str:
     for cell in notebook.cells:
         headings = re.findall(r"^#+ (.+)$", cell.source, re.M) if cell.cell_type != "code" else []
         section = headings[-1] if headings else section
+        if cell.cell_type == "markdown":
+            cell.source = draw_formulas(cell.source)
         cell.metadata["alt"] = f"Figure made by the cell above, in the section {section}"
     text, _ = HTMLExporter(template_name="basic", exclude_anchor_links=True).from_notebook_node(
         notebook
     )
     # So that the keyboard can scroll what is wide.
     text = re.sub(r'<(pre(?=>)|div(?= class="output_html))', r'<\1 tabindex="0"', text)
-    return re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text)
+    return linked(text)
+
+
+def linked(text: str) -> str:
+    """The links of a page between notebooks and to the glossary lead to pages; others that lead
+    into the project, whose files are not beside the page, are left out."""
+    text = re.sub(r'href="(?:\.\./notebooks/)?(\d\db?_\w+)\.ipynb', r'href="\1.html', text)
+    text = text.replace('href="../docs/glossary.md', 'href="glossary.html')
+    return re.sub(r'<a href="(?!\w+:|#|\w+\.html)[^"]*">(.*?)</a>', r"\1", text)
+
+
+def glossary() -> str:
+    """The glossary as HTML."""
+    markdown = mistune.create_markdown(escape=False, plugins=["table"])
+    return linked(str(markdown((HERE.parent / "docs" / "glossary.md").read_text())))
 
 
 def highlighting() -> str:
@@ -124,7 +142,8 @@ def highlighting() -> str:
 
 
 def pages(folder: Path = SNAPSHOTS) -> Iterator[tuple[str, str, str]]:
-    """File name, title and body of each notebook's page, and last of their index."""
+    """File name, title and body of each notebook's page, of the glossary, and last of their
+    index."""
     rows = []
     for path in sorted(folder.glob("[0-9]*.ipynb")):
         notebook = nbformat.read(path, 4)
@@ -135,6 +154,8 @@ def pages(folder: Path = SNAPSHOTS) -> Iterator[tuple[str, str, str]]:
         )
         back = '<p class="byline"><a href="index.html">All notebooks</a></p>'
         yield name, title, f'{back}<div class="notebook">{body(notebook)}</div>'
+    back = '<p class="byline"><a href="index.html">All notebooks</a></p>'
+    yield "glossary.html", "Glossary", f'{back}<div class="notebook">{glossary()}</div>'
     about = (
         '<h1>The notebooks, executed</h1><p class="lead">On the simulated cohort that comes with '
         "the project: it shows that the software works, and nothing about glioma. The numbers on "

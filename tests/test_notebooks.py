@@ -16,6 +16,7 @@ import nbformat
 import pandas as pd
 import pytest
 from notebook_times import TOP
+from teaching import CLAIMS, answers, claims_as_code, prose, with_more_code
 from tqdm import tqdm
 
 from lggseg.data.simulation import make_cohort
@@ -27,6 +28,7 @@ from lggseg.utils.machine_speed import (
     notebook_time,
     seconds_per_step,
 )
+from report.formulas import draw_formulas
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -42,7 +44,8 @@ def code_of(path: Path) -> list[nbformat.NotebookNode]:
 def test_form(path: Path) -> None:
     notebook = nbformat.read(path, 4)
     nbformat.validate(notebook)
-    assert re.match(rf"# {path.stem[:2]} · ", notebook.cells[0].source)
+    number = path.stem.partition("_")[0]
+    assert re.match(rf"# {number} · ", notebook.cells[0].source)
     tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
     assert all("#" in line for line in tagged[0].source.splitlines()), "explain every knob"
@@ -51,8 +54,50 @@ def test_form(path: Path) -> None:
         assert len(cell.source.splitlines()) <= 15
         ast.parse(cell.source)
     text = "\n".join(cell.source for cell in notebook.cells)
-    for heading in ("## Checks", "## Summary", "**Exercises.**", "**Next:**", "cost on AWS"):
+    headings = ("## Checks", "## Summary", "**Exercises.**", "**Next:**", "cost on AWS")
+    for heading in (*headings, "<details>", "*What you should see:*"):
         assert heading in text, heading
+
+
+@each
+def test_the_map_of_the_series_marks_the_present_step(path: Path) -> None:
+    first = nbformat.read(path, 4).cells[0].source
+    steps = re.findall(r"(?:\[|\*\*▸ )(\d\db?) ", first)
+    assert steps == [other.stem.partition("_")[0] for other in NOTEBOOKS]
+    assert f"**▸ {path.stem.partition('_')[0]} " in first
+
+
+@each
+def test_terms_in_bold_are_in_the_glossary(path: Path) -> None:
+    """Where a term is explained it is bold; the glossary names each, and where it is explained."""
+    glossary = (ROOT / "docs" / "glossary.md").read_text()
+    for row in re.findall(rf"^\| (.+?) \| .*{path.name}", glossary, re.M):
+        for term in re.sub(r" ?\(.*?\)", "", row).split(", "):
+            words = prose(nbformat.read(path, 4)).lower()
+            assert re.search(rf"\b{re.escape(term.lower())}", words), f"{term}: not in {path.name}"
+
+
+@each
+def test_links_of_a_notebook_lead_somewhere(path: Path) -> None:
+    text = "\n".join(cell.source for cell in nbformat.read(path, 4).cells)
+    for link in re.findall(r"\]\((?!\w+:)([^)#]+)", text):
+        assert (path.parent / link).exists(), link
+
+
+@each
+def test_formulas_can_be_drawn_on_a_page(path: Path) -> None:
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+    drawn = draw_formulas("\n".join(cells))
+    assert "$" not in re.sub("```.*?```|`[^`]*`", "", drawn, flags=re.S)
+    assert drawn.count("<svg") == drawn.count('aria-label="')
+
+
+@each
+def test_claims_are_what_the_notebook_says(path: Path) -> None:
+    said = prose(nbformat.read(path, 4))
+    assert CLAIMS[path.stem], "each notebook claims something"
+    for words in CLAIMS[path.stem]:
+        assert words in said, f"{words!r} is not in {path.name}: update tests/support/teaching.py"
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +105,35 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All notebooks, executed in order on a tiny simulated cohort."""
     folder = tmp_path_factory.mktemp("notebooks")
     data = make_cohort(folder / "data", patients=8, progress=False)
+    more = {path.name: answers(nbformat.read(path, 4)) for path in NOTEBOOKS}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LGGSEG_RUNS", str(folder / "runs"))
         parameters = {"DATA": str(data), "PROFILE": "smoke", "UNKNOWN": "left out"}
-        run_notebooks(ROOT / "notebooks", folder / "out", parameters)
+        run_notebooks(with_code(folder, more), folder / "out", parameters)
         yield folder
+
+
+def with_code(folder: Path, more: dict[str, list[str]]) -> Path:
+    """Copies of the notebooks with further cells, in a project of its own."""
+    (folder / "notebooks").mkdir()
+    for part in ("report", "models", "src"):
+        (folder / part).symlink_to(ROOT / part)
+    for path in NOTEBOOKS:
+        with_more_code(path, folder / "notebooks" / path.name, more[path.name])
+    return folder / "notebooks"
+
+
+@pytest.mark.slow
+def test_the_demo_bears_out_what_the_notebooks_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Executes the demo as `make run` does, and checks each claim at the end of its notebook."""
+    data = make_cohort(tmp_path / "data", progress=False)
+    monkeypatch.setenv("LGGSEG_RUNS", str(tmp_path / "runs"))
+    more = {path.name: claims_as_code(path.stem) for path in NOTEBOOKS}
+    parameters = {"DATA": str(data), "PROFILE": "demo"}
+    seconds = run_notebooks(with_code(tmp_path, more), tmp_path / "out", parameters)
+    assert list(seconds) == [path.stem for path in NOTEBOOKS]
 
 
 @each

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aws_shapes import Request
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = {path.stem[:2]: path for path in (ROOT / "notebooks").glob("*.ipynb")}
+NOTEBOOKS = {path.stem.partition("_")[0]: path for path in (ROOT / "notebooks").glob("*.ipynb")}
 MODEL = ROOT / "models" / "lgg-unet"
 # The service model allows 6 MiB, the package sends up to lggseg.data.codecs.MAX_BYTES, 25 MB; which
 # of them AWS holds to is not known here. A broken volume of notebook 08 lies in between.

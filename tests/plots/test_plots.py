@@ -9,14 +9,18 @@ import pytest
 from matplotlib.figure import Figure
 
 from lggseg import plots
+from lggseg.config import Config
 from lggseg.data import exploration
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split
 from lggseg.evaluation import shape
 from lggseg.evaluation.calibration import entropy
-from lggseg.evaluation.statistics import associations, rank_shares
+from lggseg.evaluation.statistics import associations, compare_paired, rank_shares
+from lggseg.models.networks import NETWORKS
 from lggseg.notebooks import runs_of, save_results
+from lggseg.plots.diagrams import stages
 from lggseg.preprocessing.volume import CHANNELS
+from lggseg.utils.errors import DataError
 
 
 def figures(cohort: Cohort) -> list[Figure]:
@@ -35,10 +39,17 @@ def figures(cohort: Cohort) -> list[Figure]:
         plots.montage(cohort, patients[0]),
         plots.position_map(cohort),
         plots.sizes(cohort),
-        plots.grouped(cohort, exploration.tissue_level(cohort), "grey level", "Levels"),
+        plots.grouped(
+            cohort,
+            exploration.tissue_level(cohort),
+            cohort.patients["institution"],
+            "grey level",
+            "Levels",
+        ),
         plots.contrast_in_mask(cohort, exploration.contrast_in_mask(cohort)),
         plots.split_balance(cohort, make_split(cohort)),
-        plots.leak(cohort, pd.DataFrame({"random": [0.5, 0.9], "patient": [0.4, np.nan]})),
+        *leak_figures(cohort),
+        *idea_figures(cohort),
         plots.curves(cohort, metrics),
         plots.dice_per_patient(cohort, table, summary),
         plots.cases(cohort, masks, table),
@@ -61,7 +72,30 @@ def search_figures(cohort: Cohort) -> list[Figure]:
         plots.search_history(cohort, trials, pd.Series({"rate": 0.7, "paste": 0.3})),
         plots.search_slices(cohort, trials, knobs),
         plots.search_paths(cohort, trials, knobs),
-        plots.gain(cohort, elsewhere, 0.05),
+        plots.gain(cohort, compare_paired(elsewhere["found"], elsewhere["start"]), 0.05, elsewhere),
+    ]
+
+
+def leak_figures(cohort: Cohort) -> list[Figure]:
+    dice = pd.DataFrame({"random slices": [0.5, 0.9], "by patient": [0.4, np.nan]})
+    summary = {name: {"mean": v.mean(), "interval": (0.2, 0.9)} for name, v in dice.items()}
+    return [plots.leak(cohort, summary), plots.leak(cohort, summary, dice)]
+
+
+def idea_figures(cohort: Cohort) -> list[Figure]:
+    names = list(cohort.patients.index)
+    truth = cohort.mask(names[0])[2]
+    table = pd.DataFrame({"truth_voxels": [10, 900], "dice": [0.2, 0.9], "patient": names[:2]})
+    rows = {"mean": [0.8, 0.7], "low": [0.7, 0.6], "high": [0.9, 0.8], "seconds": [9.0, np.nan]}
+    return [
+        plots.overlap(cohort, truth, np.roll(truth, 3, axis=1)),
+        plots.neighbours(cohort, names[0], names[1]),
+        plots.alike(cohort, exploration.slice_likeness(cohort)),
+        plots.batch_times(cohort, {"slow": 10.0, "fast": 100.0}),
+        plots.losses(cohort, [2.0, 1.0]),
+        plots.one_slice(cohort, names[0], 1),
+        plots.dice_by_volume(cohort, {"one": table, "two": table}),
+        plots.candidates(cohort, pd.DataFrame(rows, index=["unet", "attention_unet"])),
     ]
 
 
@@ -104,6 +138,40 @@ def test_every_figure_says_when_it_is_simulated(cohort: Cohort, simulated: bool)
     for figure in figures(replace(cohort, simulated=simulated)):
         assert ("(simulated)" in figure.get_suptitle()) == simulated
         figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_drawing_of_a_network_has_its_real_shapes(name: str) -> None:
+    config = Config(network=name, downsample=4, width=16)
+    steps = stages(config)
+    assert (steps[0].channels, steps[0].size) == (config.channels, config.size)
+    assert (steps[-1].channels, steps[-1].size) == (1, config.size)
+    assert (steps[1].channels, steps[1].size) == (4 * config.channels, config.size // 2)
+    drawn = plots.network(config)
+    drawn.canvas.draw()
+    texts = [text.get_text() for text in drawn.axes[0].texts]
+    assert [text for text in texts if text.isdigit()] == [str(step.channels) for step in steps]
+    assert ("gate" in texts) == (name == "attention_unet")
+
+
+def test_results_of_real_patients_are_drawn_by_the_same_functions() -> None:
+    drawn = plots.split_balance(plots.REAL, plots.real_split())
+    assert "(real patients)" in drawn.get_suptitle()
+    candidates = plots.real_candidates()
+    assert candidates["ships"].sum() == 1 and candidates["mean"].between(0, 1).all()
+    assert set(plots.failures().index) <= set(plots.real_split()["patient"])
+
+
+def test_a_result_that_is_missing_says_what_to_do() -> None:
+    with pytest.raises(DataError, match=r"no_such.json.*git clone"):
+        plots.real_results("no_such")
+
+
+def test_a_copy_of_flair_counts_as_flair() -> None:
+    rows = {"pre-contrast": [9.0, 1.0, 1.0], "FLAIR": [9.0, 5.0, 2.0]}
+    contrast = pd.DataFrame({**rows, "post-contrast": [9.0, 1.0, 3.0]}, index=list("abc"))
+    found = exploration.brightest_channel(contrast)
+    assert found.tolist() == ["FLAIR", "FLAIR", "post-contrast"]
 
 
 @pytest.mark.parametrize("simulated", [True, False])

@@ -22,6 +22,52 @@ def contrast_in_mask(cohort: Cohort, margin: int = 8) -> pd.DataFrame:
     ).T.rename_axis("patient")
 
 
+def brightest_channel(contrast: pd.DataFrame) -> pd.Series:
+    """The channel that is brightest in the mask, per patient with a tumour.
+
+    Where FLAIR ties with another channel, it counts as FLAIR: the other one is a copy of it.
+
+    Args:
+        contrast: What :func:`contrast_in_mask` gives.
+
+    >>> rows = {"pre-contrast": [5.0, -3.0], "FLAIR": [5.0, 20.0], "post-contrast": [1.0, 4.0]}
+    >>> brightest_channel(pd.DataFrame(rows, index=["copied", "usual"])).tolist()
+    ['FLAIR', 'FLAIR']
+    """
+    first = sorted(contrast, key=lambda name: name != CHANNELS[FLAIR])
+    return contrast.dropna()[first].idxmax(axis=1)
+
+
+def slice_likeness(cohort: Cohort, seed: int = 0) -> dict[str, list[float]]:
+    """How alike FLAIR of two slices is, as correlations, one of either kind per patient.
+
+    Returns:
+        ``same patient, neighbours``: of the slice with most tumour and the next one. ``two
+        patients``: of that slice and the one of another patient, drawn at random.
+    """
+    names = list(cohort.patients.index)
+    others = np.roll(np.random.default_rng(seed).permutation(names), 1)
+    partner = dict(zip(np.roll(others, 1), others, strict=True))
+    flair = {}
+    for name in names:
+        place = min(int(cohort.mask(name).sum(axis=(1, 2)).argmax()), len(cohort.mask(name)) - 2)
+        flair[name] = cohort.image(name)[place : place + 2, ..., FLAIR].reshape(2, -1)
+    same = [float(np.corrcoef(*flair[name])[0, 1]) for name in names]
+    pairs = [(flair[name][0], flair[partner[name]][0]) for name in names]
+    other = [float(np.corrcoef(one, two)[0, 1]) for one, two in pairs]
+    return {"same patient, neighbours": same, "two patients": other}
+
+
+def by_group(cohort: Cohort, values: pd.Series) -> pd.DataFrame:
+    """Number, mean, median and lowest of a value per patient in each of :func:`groupings`."""
+    rows = {
+        (name, str(group)): part.agg(["count", "mean", "median", "min"])
+        for name, groups in groupings(cohort).items()
+        for group, part in values.groupby(groups[values.index], observed=True)
+    }
+    return pd.DataFrame(rows).T.rename_axis(["by", "group"])
+
+
 def _contrast(cohort: Cohort, patient: str, margin: int) -> np.ndarray:
     mask = cohort.mask(patient)
     slices = mask.any(axis=(1, 2))

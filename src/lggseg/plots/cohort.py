@@ -34,7 +34,7 @@ def channels(cohort: Cohort, patient: str) -> Figure:
 
 
 def outlines(cohort: Cohort, patients: Sequence[str]) -> Figure:
-    """FLAIR of each patient's largest tumour slice, the mask's outline in red."""
+    """FLAIR of each patient's largest tumour slice, the mask's outline in orange-red."""
     figure, axes = new_figure(cohort, "FLAIR and the mask's outline", (9, 3.4), 1, len(patients))
     for axis, patient in zip(axes, patients, strict=True):
         index = largest_slice(cohort, patient)
@@ -44,7 +44,7 @@ def outlines(cohort: Cohort, patients: Sequence[str]) -> Figure:
 
 
 def montage(cohort: Cohort, patient: str) -> Figure:
-    """All slices of a patient, from the lowest to the highest, the mask's outline in red."""
+    """All slices of a patient, from the lowest to the highest, the mask's outline in orange-red."""
     flair, mask = cohort.image(patient)[..., FLAIR], cohort.mask(patient)
     columns = 8
     rows = -(-len(flair) // columns)
@@ -72,12 +72,16 @@ def position_map(cohort: Cohort) -> Figure:
 
 
 def sizes(cohort: Cohort) -> Figure:
-    """Slices a patient, tumour slices a patient, and tumour area a slice."""
+    """Slices per patient, tumour slices per patient, and tumour area per slice."""
     figure, axes = new_figure(cohort, "Sizes", (10, 3.2), 1, 3)
     area = cohort.slices["tumour_pixels"]
     area = 100 * area[area > 0] / cohort.masks[0].size
     data = [cohort.patients["slices"], cohort.patients["tumour_slices"], area]
-    labels = ["slices a patient", "tumour slices a patient", "tumour area of a tumour slice (%)"]
+    labels = [
+        "slices per patient",
+        "tumour slices per patient",
+        "tumour area of a tumour slice (%)",
+    ]
     for axis, values, label in zip(axes, data, labels, strict=True):
         axis.hist(values, bins=20, color=BLUE)
         axis.axvline(values.median(), color=RED, label=f"median {values.median():.3g}")
@@ -89,17 +93,19 @@ def sizes(cohort: Cohort) -> Figure:
     return figure
 
 
-def grouped(cohort: Cohort, values: pd.Series, label: str, title: str) -> Figure:
+def grouped(
+    cohort: Cohort, values: pd.Series, institutions: pd.Series, label: str, title: str
+) -> Figure:
     """A dot per patient, by institution, with the institution's median."""
     figure, axes = new_figure(cohort, title, (7, 3.4))
-    codes = sorted(cohort.patients["institution"].unique())
+    codes = sorted(institutions.unique())
     rng = np.random.default_rng(0)
     for position, code in enumerate(codes):
-        own = values[cohort.patients["institution"] == code]
+        own = values[institutions == code]
         jitter = position + rng.uniform(-0.2, 0.2, len(own))
         axes[0].scatter(jitter, own, s=14, color=BLUE, alpha=0.7)
         axes[0].hlines(own.median(), position - 0.3, position + 0.3, color=RED)
-    names = [f"{code}\n(n={(cohort.patients['institution'] == code).sum()})" for code in codes]
+    names = [f"{code}\n(n={(institutions == code).sum()})" for code in codes]
     axes[0].set_xticks(range(len(codes)), names)
     axes[0].set(xlabel="institution", ylabel=label)
     return figure
@@ -121,8 +127,10 @@ def contrast_in_mask(cohort: Cohort, contrast: pd.DataFrame) -> Figure:
 
 
 def split_balance(cohort: Cohort, split: pd.DataFrame) -> Figure:
-    """Institutions and tumour volume on each side of the split."""
-    figure, axes = new_figure(cohort, "Every side sees every institution and size", (10, 3.4), 1, 2)
+    """Institutions and tumour volume in each subset of the split."""
+    figure, axes = new_figure(
+        cohort, "Institutions and tumour sizes in each subset", (10, 3.4), 1, 2
+    )
     subset = split["fold"].map(lambda fold: "test" if fold < 0 else f"fold {fold}")
     counts = pd.crosstab(subset, split["institution"])
     bottom = np.zeros(len(counts))

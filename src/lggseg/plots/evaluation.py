@@ -22,6 +22,7 @@ from lggseg.plots.style import (
     largest_slice,
     looks,
     new_figure,
+    title,
 )
 from lggseg.preprocessing.volume import FLAIR
 
@@ -44,8 +45,8 @@ def dice_per_patient(cohort: Cohort, table: pd.DataFrame, summary: dict[str, flo
 
 def cases(cohort: Cohort, masks: dict[str, np.ndarray], table: pd.DataFrame) -> Figure:
     """FLAIR with truth (solid) and prediction (dashed), at each patient's largest tumour slice."""
-    title = "Truth (red, solid) and prediction (blue, dashed)"
-    figure, axes = new_figure(cohort, title, (9, 3.6), 1, len(masks))
+    head = "Truth (orange-red, solid) and prediction (blue, dashed)"
+    figure, axes = new_figure(cohort, head, (9, 3.9), 1, len(masks))
     dice = table.set_index("patient")["dice"]
     for axis, (patient, mask) in zip(axes, masks.items(), strict=True):
         index = largest_slice(cohort, patient)
@@ -74,7 +75,7 @@ def leaderboard(
     styles = ("dashed", "dotted", "dashdot")
     for style, (label, value) in zip(cycle(styles), (published or {}).items(), strict=False):
         axes[0].axvline(value, color=GREY, linestyle=style, label=f"{label}: {value:.2f}")
-    axes[0].set_yticks(range(dice.shape[1]), ordered.columns.tolist())
+    axes[0].set_yticks(range(dice.shape[1]), [title(name) for name in ordered])
     axes[0].set(xlabel="Dice over the whole volume", xlim=(-0.02, 1.02))
     if published:
         figure.legend(loc="outside lower center", ncols=2)
@@ -83,23 +84,23 @@ def leaderboard(
 
 def rank_stability(cohort: Cohort, shares: pd.DataFrame) -> Figure:
     """How often each model takes each rank when the patients are drawn again."""
-    title = "Rank of each model, patients drawn again"
-    figure, axes = new_figure(cohort, title, (5, 0.6 * len(shares) + 1.6))
+    head = "Rank of each model, patients drawn again"
+    figure, axes = new_figure(cohort, head, (5, 0.6 * len(shares) + 1.6))
     axes[0].imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(shares.shape):
         share = shares.to_numpy()[row, column]
         colour = "white" if share > 0.5 else "black"
         axes[0].text(column, row, f"{share:.0%}", ha="center", va="center", color=colour)
     axes[0].set_xticks(range(shares.shape[1]), [str(rank) for rank in shares])
-    axes[0].set_yticks(range(len(shares)), list(shares.index))
+    axes[0].set_yticks(range(len(shares)), [title(name) for name in shares.index])
     axes[0].set_xlabel("rank by mean Dice")
     return figure
 
 
 def expected_against_true(cohort: Cohort, table: pd.DataFrame) -> Figure:
-    """The Dice that the model expects against the true one, a dot per patient."""
+    """The Dice that the model expects against the true one, a dot per patient; Spearman's ρ."""
     rank = table["expected_dice"].corr(table["dice"], method="spearman")
-    figure, axes = new_figure(cohort, f"Does it know? Spearman's ρ = {rank:.2f}", (4.6, 4.4))
+    figure, axes = new_figure(cohort, f"Expected and true Dice (ρ = {rank:.2f})", (4.6, 4.4))
     axes[0].plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
     axes[0].scatter(table["expected_dice"], table["dice"], s=18, color=BLUE, alpha=0.7)
     axes[0].set(xlabel="Dice that the model expects", ylabel="true Dice")
@@ -114,7 +115,9 @@ def disagreement(cohort: Cohort, dice: pd.DataFrame) -> Figure:
     figure, axes = new_figure(cohort, "Where the models disagree", (8, 0.28 * len(rows) + 1.4))
     axes[0].hlines(range(len(rows)), rows.min(axis=1), rows.max(axis=1), color=GREY, linewidth=0.8)
     for name, (colour, marker) in zip(rows, looks(), strict=False):
-        axes[0].scatter(rows[name], range(len(rows)), color=colour, marker=marker, label=name)
+        axes[0].scatter(
+            rows[name], range(len(rows)), color=colour, marker=marker, label=title(name)
+        )
     axes[0].set_yticks(range(len(rows)), rows.index.tolist())
     axes[0].set(xlabel="Dice over the whole volume", xlim=(-0.02, 1.02))
     axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -130,7 +133,9 @@ def reliability(cohort: Cohort, tables: Mapping[str, np.ndarray]) -> Figure:
     for (name, table), (colour, marker) in zip(tables.items(), looks(), strict=False):
         voxels, probabilities, tumours = table[table[:, 0] > 0].T
         mean = probabilities / voxels
-        axes[0].plot(mean, tumours / voxels, color=colour, marker=marker, markersize=4, label=name)
+        axes[0].plot(
+            mean, tumours / voxels, color=colour, marker=marker, markersize=4, label=title(name)
+        )
         axes[1].plot(mean, voxels, color=colour, marker=marker, markersize=4)
     axes[0].set(xlabel="predicted probability", ylabel="share of tumour", aspect="equal")
     axes[1].set(xlabel="predicted probability", ylabel="voxels", yscale="log")
@@ -143,7 +148,7 @@ def uncertainty(cohort: Cohort, patient: str, mask: np.ndarray, entropy: np.ndar
     position = int(mask.sum(axis=(1, 2)).argmax())
     figure, axes = new_figure(cohort, f"{patient}: where the model is unsure", (8, 4), 1, 2)
     flair = cohort.image(patient)[position, ..., FLAIR]
-    draw_slice(axes[0], flair, "FLAIR: truth (red), prediction (blue, dashed)")
+    draw_slice(axes[0], flair, "FLAIR: truth (solid), prediction (dashed)")
     draw_outline(axes[0], cohort.mask(patient)[position])
     draw_outline(axes[0], mask[position], SKY, "dashed")
     draw_slice(axes[1], flair, "entropy of the label")
@@ -162,10 +167,49 @@ def latency(cohort: Cohort, table: pd.DataFrame) -> Figure:
 
 
 def disk(cohort: Cohort, mib: pd.Series) -> Figure:
-    """MiB that each of several places takes."""
+    """MiB that each of several positions takes."""
     figure, axes = new_figure(cohort, "What is left on this machine", (7, 0.5 * len(mib) + 1.2))
     bars = axes[0].barh(mib.index.tolist(), mib, color=BLUE)
     axes[0].bar_label(bars, fmt="%.0f", padding=3)
     axes[0].invert_yaxis()
     axes[0].set(xlabel="MiB")
+    return figure
+
+
+def dice_by_volume(cohort: Cohort, tables: Mapping[str, pd.DataFrame], named: int = 5) -> Figure:
+    """Dice of each patient over the volume of the true tumour, a look per table of patients; the
+    worst few are named."""
+    figure, axes = new_figure(cohort, "Small tumours are the hard ones", (8, 4))
+    for (name, table), (colour, marker) in zip(tables.items(), looks(), strict=False):
+        positions, label = (table["truth_voxels"], table["dice"]), f"{name} (n={len(table)})"
+        axes[0].scatter(*positions, s=22, color=colour, marker=marker, alpha=0.8, label=label)
+    worst = pd.concat(tables.values()).nsmallest(named, "dice")
+    for rank, row in enumerate(worst.sort_values("truth_voxels").itertuples()):
+        position, apart = (row.truth_voxels, row.dice), (6, -12 + 8 * (rank % 3))
+        text = str(row.patient).removeprefix("TCGA_").rpartition("_")[0]
+        axes[0].annotate(text, position, apart, textcoords="offset points", fontsize=8)
+    axes[0].set(xscale="log", ylim=(-0.02, 1.02), xlabel="true tumour volume (voxels)")
+    axes[0].set(ylabel="Dice over the whole volume")
+    axes[0].legend(loc="lower right")
+    return figure
+
+
+def candidates(cohort: Cohort, table: pd.DataFrame) -> Figure:
+    """Mean Dice of each candidate with its interval, and the seconds that a fold trains.
+
+    Args:
+        cohort: Whose patients they are.
+        table: A row per candidate: mean, low, high, and seconds where they were measured.
+    """
+    figure, axes = new_figure(cohort, "The candidates", (10, 0.5 * len(table) + 1.4), 1, 2)
+    positions = range(len(table))
+    axes[0].hlines(positions, table["low"], table["high"], color=BLUE, linewidth=3)
+    axes[0].plot(table["mean"], positions, "o", color=BLUE, markeredgecolor="white", markersize=8)
+    axes[0].set_yticks(positions, [title(name) for name in table.index])
+    axes[0].set(xlabel="mean Dice, 95 % interval")
+    bars = axes[1].barh(positions, table["seconds"], color=ORANGE)
+    axes[1].bar_label(bars, fmt="{:,.0f}", padding=3)
+    axes[1].set(xlabel="seconds of training per fold", yticks=[])
+    for axis in axes:
+        axis.set_ylim(len(table) - 0.5, -0.5)
     return figure

@@ -6,6 +6,7 @@ white, so that a figure reads the same on a dark page. Figures of a simulated co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import cycle
 
@@ -22,7 +23,25 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7
 SKY = "#56B4E9"  # blue that shows on a dark slice
 # Colours and markers of several models; 5 and 6 of them give 30 pairs.
 _COLOURS, _MARKERS = (BLUE, ORANGE, GREEN, RED, SKY), "osD^vP"
-
+_TITLES = {
+    "unet": "U-Net",
+    "attention_unet": "Attention U-Net",
+    "swin_unetr": "Swin UNETR",
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95 (voxels)",
+    "assd": "ASSD (voxels)",
+    "lesion_f1": "lesion F1",
+    "slice_dice": "slice Dice",
+    "expected_dice": "expected Dice",
+    "p_holm": "p (Holm)",
+    "p_fisher": "p (Fisher)",
+    "p_permutation": "p (permutation)",
+    "rank_biserial": "rank-biserial r",
+    "superiority": "first better (share)",
+    "epsilon_squared": "ε²",
+    "icc": "ICC",
+}
 
 # On import, so that what a notebook draws itself looks alike.
 plt.rcParams.update(
@@ -49,23 +68,40 @@ def new_figure(
 ) -> tuple[Figure, list[Axes]]:
     """A figure with its axes as one list; the title names a simulated cohort."""
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    mark = " (simulated)" if cohort.simulated else ""
-    figure.suptitle(title + mark, fontsize=12)
+    figure.suptitle(title + mark_of(cohort), fontsize=12)
     plt.close(figure)  # a notebook shows the returned figure once, not twice
     return figure, list(axes.flat)
+
+
+def mark_of(cohort: Cohort) -> str:
+    """What a title adds: whether the patients are simulated, or those of the project's results."""
+    return " (simulated)" if cohort.simulated else str(getattr(cohort, "mark", ""))
+
+
+def title(name: object) -> str:
+    """A name of a table as a reader would write it; names of patients stay as they are.
+
+    >>> [title(name) for name in ("attention_unet, equal time", "p_holm", "TCGA_CS_4941", 3)]
+    ['Attention U-Net, equal time', 'p (Holm)', 'TCGA_CS_4941', '3']
+    """
+    text, comma, rest = str(name).partition(",")
+    if not re.fullmatch("[a-z0-9_]+", text):
+        return str(name)
+    return _TITLES.get(text, text.replace("_", " ")) + comma + rest
 
 
 def table(cohort: Cohort, frame: pd.DataFrame, caption: str) -> Styler:
     """A table with a caption that names a simulated cohort; columns of whole numbers have no
     decimals, even where pandas made floats of them."""
-    mark = " (simulated)" if cohort.simulated else ""
     # A fixed name instead of a random one: the same notebook gives the same output twice.
     name = "".join(letter for letter in caption.lower() if letter.isalnum())
     numbers = frame.infer_objects().select_dtypes("number")
     whole = [column for column in numbers if not (numbers[column].dropna() % 1).any()]
     style = frame.style.format(precision=3, thousands=",", na_rep="–")
     style = style.format("{:,.0f}", subset=whole, na_rep="–")
-    return style.set_caption(caption + mark).set_uuid(name)
+    for axis in (0, 1):
+        style = style.format_index(title, axis=axis)
+    return style.set_caption(caption + mark_of(cohort)).set_uuid(name)
 
 
 def draw_slice(axes: Axes, image: np.ndarray, title: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,30 +14,52 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from lggseg.data.cohort import Cohort
-from lggseg.plots.style import BLUE, GREEN, GREY, ORANGE, RED, draw_outline, new_figure
+from lggseg.plots.style import BLUE, GREEN, GREY, ORANGE, RED, draw_outline, new_figure, title
 
 
-def leak(cohort: Cohort, dice: pd.DataFrame) -> Figure:
-    """The same model under two splits: a dot per validation patient, and the mean."""
-    figure, axes = new_figure(cohort, "The same model, two splits", (6, 3.6))
-    for position, name in enumerate(dice.columns):
-        values = dice[name].dropna()
-        jitter = position + np.random.default_rng(position).uniform(-0.15, 0.15, len(values))
-        axes[0].scatter(jitter, values, s=16, color=(ORANGE, BLUE)[position % 2], alpha=0.7)
-        axes[0].hlines(values.mean(), position - 0.3, position + 0.3, color=RED)
-        axes[0].text(position + 0.32, values.mean(), f"mean {values.mean():.3f}", va="center")
-    axes[0].set_xticks(range(dice.shape[1]), list(dice.columns))
-    axes[0].set(ylabel="Dice per validation patient", ylim=(-0.03, 1.03), xlim=(-0.5, 1.75))
+def leak(
+    cohort: Cohort, summary: Mapping[str, Mapping[str, Any]], dice: pd.DataFrame | None = None
+) -> Figure:
+    """The same model under two splits: mean Dice with its 95 % interval, and a dot per patient.
+
+    Args:
+        cohort: Whose patients they are.
+        summary: Per split, ``mean`` and ``interval``.
+        dice: A column per split and a row per patient, where it is known.
+    """
+    figure, axes = new_figure(cohort, "The same model, two splits", (8, 2.6))
+    for position, (name, found) in enumerate(summary.items()):
+        colour = (ORANGE, BLUE)[position % 2]
+        if dice is not None:
+            values = dice[name].dropna()
+            jitter = position + np.random.default_rng(position).uniform(-0.2, 0.2, len(values))
+            axes[0].scatter(values, jitter, s=16, color=colour, alpha=0.6)
+        axes[0].plot(found["interval"], [position, position], color=RED, linewidth=3)
+        axes[0].plot(found["mean"], position, "o", color=RED, markeredgecolor="white", markersize=8)
+        axes[0].annotate(
+            f"{found['mean']:.3f}", (1.01, position), va="center", annotation_clip=False
+        )
+    axes[0].set_yticks(range(len(summary)), [f"split by {_SPLITS.get(n, n)}" for n in summary])
+    axes[0].set(xlabel="Dice per patient, the same slices", xlim=(0, 1))
+    axes[0].set_ylim(-0.5, len(summary) - 0.5)
     return figure
+
+
+_SPLITS = {"by patient": "patient", "random slices": "slice"}
 
 
 def curves(cohort: Cohort, metrics: pd.DataFrame) -> Figure:
     """Loss and validation Dice per epoch."""
     figure, axes = new_figure(cohort, "Training", (9, 3.2), 1, 2)
-    for name, colour in (("train/loss", BLUE), ("val/loss", ORANGE)):
-        axes[0].plot(metrics["epoch"] + 1, metrics[name], color=colour, label=name)
-    for name, colour in (("val/dice_raw", BLUE), ("val/dice_raw_median", GREEN)):
-        axes[1].plot(metrics["epoch"] + 1, metrics[name], color=colour, label=name)
+    losses = (
+        ("train/loss", BLUE, "training patients"),
+        ("val/loss", ORANGE, "validation patients"),
+    )
+    for name, colour, label in losses:
+        axes[0].plot(metrics["epoch"] + 1, metrics[name], color=colour, label=label)
+    scores = (("val/dice_raw", BLUE, "mean"), ("val/dice_raw_median", GREEN, "median"))
+    for name, colour, label in scores:
+        axes[1].plot(metrics["epoch"] + 1, metrics[name], color=colour, label=label)
     axes[0].set(xlabel="epoch", ylabel="loss")
     axes[1].set(xlabel="epoch", ylabel="Dice over validation patients", ylim=(0, 1))
     for axis in axes:
@@ -71,9 +94,9 @@ def search_history(cohort: Cohort, trials: pd.DataFrame, importance: pd.Series) 
     axes[0].step(complete["number"], best, where="post", color=RED, label="best so far")
     axes[0].set(xlabel="trial", ylabel="mean Dice over validation patients")
     axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].legend(loc="lower right")
+    axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3)
     ordered = importance.sort_values()
-    axes[1].barh(ordered.index, ordered, color=BLUE)
+    axes[1].barh([title(name) for name in ordered.index], ordered, color=BLUE)
     axes[1].set(xlabel="importance (share of the variance explained, fANOVA)", xlim=(0, 1))
     return figure
 
@@ -86,15 +109,20 @@ def search_slices(
     complete = trials[trials["state"] == "complete"]
     columns = 5
     rows = -(-len(hyperparameters) // columns)
-    title = "Each hyperparameter, all else varying"
-    figure, axes = new_figure(cohort, title, (10, 2.3 * rows + 0.4), rows, columns)
+    head = "Each hyperparameter, all else varying"
+    figure, axes = new_figure(cohort, head, (10, 2.3 * rows + 0.4), rows, columns)
     for axis in axes[len(hyperparameters) :]:
         axis.set_axis_off()
-    for index, (axis, (name, log)) in enumerate(zip(axes, hyperparameters.items(), strict=False)):
+    for position, (axis, (name, log)) in enumerate(
+        zip(axes, hyperparameters.items(), strict=False)
+    ):
         values = complete[name]
-        numeric = pd.api.types.is_float_dtype(values)
-        axis.scatter(values if numeric else values.astype(str), complete["dice"], s=14, color=BLUE)
-        axis.set(xlabel=name, ylabel="" if index % columns else "Dice")
+        if not pd.api.types.is_float_dtype(values):  # levels in their order, equally far apart
+            levels = sorted(values.unique())
+            axis.set_xticks(range(len(levels)), [str(level) for level in levels])
+            values = values.map(levels.index)
+        axis.scatter(values, complete["dice"], s=14, color=BLUE)
+        axis.set(xlabel=title(name), ylabel="" if position % columns else "Dice")
         if log:
             axis.set_xscale("log")
             axis.xaxis.set_minor_formatter(NullFormatter())
@@ -118,7 +146,11 @@ def search_paths(
         axes[0].text(position, -0.04, ends[0], ha="center", va="top", fontsize=8)
         axes[0].text(position, 1.04, ends[1], ha="center", va="bottom", fontsize=8)
     axes[0].set_xticks(
-        range(len(lines)), list(hyperparameters), rotation=20, ha="right", fontsize=9
+        range(len(lines)),
+        [title(name) for name in hyperparameters],
+        rotation=20,
+        ha="right",
+        fontsize=9,
     )
     axes[0].set(yticks=[], ylim=(-0.14, 1.14))
     axes[0].grid(axis="x", alpha=0.4)
@@ -138,21 +170,33 @@ def scaled(values: pd.Series, log: bool) -> tuple[np.ndarray, tuple[str, str]]:
     return heights, (f"{values.min():.2g}", f"{values.max():.2g}")
 
 
-def gain(cohort: Cohort, elsewhere: pd.DataFrame, claimed: float) -> Figure:
-    """Dice of the winner minus that of the start, a dot per patient, on folds that the search did
-    not see; their mean, and the gain that the search claims."""
-    figure, axes = new_figure(cohort, "What is left of the gain on other folds", (8, 3.4))
-    difference = elsewhere["found"] - elsewhere["start"]
-    for position, (_, rows) in enumerate(difference.groupby(elsewhere["fold"])):
-        jitter = position + np.random.default_rng(position).uniform(-0.2, 0.2, len(rows))
-        axes[0].scatter(rows, jitter, s=16, color=BLUE, alpha=0.7)
-    mean = difference.mean()
+def gain(
+    cohort: Cohort,
+    test: Mapping[str, float],
+    claimed: float,
+    elsewhere: pd.DataFrame | None = None,
+) -> Figure:
+    """Dice of the winner minus that of the start on folds that the search did not see: the mean
+    with its 95 % interval, a dot per patient where they are known, and the gain that the search
+    claims.
+
+    Args:
+        cohort: Whose patients they are.
+        test: What :func:`lggseg.evaluation.compare_paired` says of winner and start.
+        claimed: The gain on the patients of the search.
+        elsewhere: What :func:`lggseg.experiments.gain_elsewhere` gives.
+    """
+    figure, axes = new_figure(cohort, "What is left of the gain on other folds", (8, 2.6))
+    if elsewhere is not None:
+        difference = elsewhere["found"] - elsewhere["start"]
+        jitter = np.random.default_rng(0).uniform(-0.3, 0.3, len(difference))
+        axes[0].scatter(difference, jitter, s=16, color=BLUE, alpha=0.6, label="a patient")
     axes[0].axvline(0, color=GREY, linewidth=0.8)
-    axes[0].axvline(mean, color=RED, label=f"mean over these patients {mean:+.3f}")
-    label = f"claimed by the search {claimed:+.3f}"
+    axes[0].plot([test["low"], test["high"]], [0, 0], color=RED, linewidth=3)
+    label = f"other folds: {test['difference']:+.3f}"
+    axes[0].plot(test["difference"], 0, "o", color=RED, markeredgecolor="white", label=label)
+    label = f"claimed by the search: {claimed:+.3f}"
     axes[0].axvline(claimed, color=ORANGE, linestyle="dashed", label=label)
-    folds = sorted(elsewhere["fold"].unique())
-    axes[0].set_yticks(range(len(folds)), [f"fold {fold}" for fold in folds])
-    axes[0].set(xlabel="Dice of the winner minus Dice of the start")
+    axes[0].set(xlabel="Dice of the winner minus Dice of the start", yticks=[], ylim=(-0.6, 0.6))
     axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure

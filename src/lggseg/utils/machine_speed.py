@@ -78,6 +78,7 @@ def notebook_time(rows: list[dict[str, Any]], notebook: str) -> str:
         notebook: The stem of its file.
     """
     rows = [row for row in rows if row["profile"] == "demo" and row["beside"] == 0]
+    rows = [row for row in rows if notebook in row["seconds"]]
     texts = {row["instructions"]: as_text(row["seconds"][notebook]) for row in rows}
     if not texts:
         return "not measured"
