@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -94,12 +94,7 @@ def files_below(root: Path) -> Iterator[Source]:
             except OSError:
                 continue
             if found:
-                yield Source(str(path), lambda path=path: path.open("rb"))  # type: ignore[misc]
-
-
-def sources_of(files: Mapping[str, bytes]) -> list[Source]:
-    """Files in memory by their names."""
-    return [Source(n, lambda body=body: BytesIO(body)) for n, body in files.items()]  # type: ignore[misc]
+                yield Source(str(path), partial(path.open, "rb"))
 
 
 def read_studies(sources: Iterable[Source], label: str) -> list[list[Series]]:

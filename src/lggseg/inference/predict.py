@@ -152,8 +152,8 @@ def _no_patient(data: Path, found: str) -> DataError:
 
 _PATIENTS = "a tree of patients, a folder NAME of slices NAME_1.tif, …, or a multi-page TIFF"
 _SCAN = (
-    "Name the FLAIR file itself to `lggseg predict`, the others by --pre and --post, or give it the "
-    "folder; or drop all of them on the page of `lggseg view`."
+    "Name the FLAIR file itself to `lggseg predict`, the others by --pre and --post, or give it "
+    "the folder; or drop all of them on the page of `lggseg view`."
 )
 _ACTIONS = {
     **dict.fromkeys((".nii", ".mgz", ".mgh", ".hdr", ".img"), _SCAN),

@@ -311,13 +311,14 @@ def segment(segmenter: Segmenter, study: Study) -> Case:
 def describe(case: Case) -> dict[str, Any]:
     """What does not depend on the threshold; spacing in millimetres, or ``None`` where unknown."""
     volume, truth, scan = case.study.volume, case.study.truth, case.study.scan
+    said = {"missing": scan.missing, "notes": scan.notes} if scan else {"missing": [], "notes": []}
     # Every other pixel is enough to know which grey level should be white.
     bright = np.percentile(volume[:, ::2, ::2], 99.8, axis=(0, 1, 2))
     return {
         "name": case.study.name,
         "slices": len(volume),
         "spacing": scan.spacing if scan else None,
-        "missing": scan.missing if scan else [],
+        **said,
         "bright": np.maximum(bright, 1).tolist(),
         "truth": None if truth is None else _shape(truth),
     }

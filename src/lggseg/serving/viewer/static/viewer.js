@@ -98,8 +98,11 @@ function showFacts() {
   $("truth-volume").textContent = facts.truth ? size(sum(facts.truth.areas), null) : "";
   $("views").hidden = !facts.spacing;
   if (!facts.spacing) setPlanes("axial");
-  $("note").hidden = !facts.missing.length;
-  $("note").textContent = `Without ${facts.missing.join(" and ")}: FLAIR stands in.`;
+  const missing = facts.missing.length
+    ? [`Without ${facts.missing.join(" and ")}: FLAIR stands in.`] : [];
+  const notes = [...missing, ...facts.notes];
+  $("note").hidden = !notes.length;
+  $("note").textContent = notes.join("\n");
   $("units").textContent = facts.spacing
     ? "NIfTI: on the voxels of your FLAIR. TIFF: on the slices shown here."
     : "The distance between slices is not known, so NIfTI gets voxels of 1 × 1 × 1.";
