@@ -117,11 +117,14 @@ def _add_predict(subparsers: Subparsers) -> None:
 
 
 def _add_export(subparsers: Subparsers) -> None:
-    command = subparsers.add_parser("export", help="write a model as a MONAI bundle")
+    text = "write a model as a MONAI bundle, or as a page that segments in the browser"
+    command = subparsers.add_parser("export", help=text)
     command.add_argument("model", type=Path, help="model folder")
-    command.add_argument(
-        "--monai-bundle", type=Path, required=True, help="new folder, named like the bundle"
-    )
+    kind = command.add_mutually_exclusive_group(required=True)
+    text = "new folder, named like the bundle"
+    kind.add_argument("--monai-bundle", type=Path, metavar="FOLDER", help=text)
+    text = "one file with all inside, which opens from disk without a network"
+    kind.add_argument("--html", type=Path, metavar="FILE", help=text)
     command.set_defaults(call=commands.export)
 
 

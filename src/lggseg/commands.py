@@ -189,7 +189,7 @@ def _predict_slices(segmenter: Segmenter, options: argparse.Namespace) -> pd.Dat
 
 
 def _predict_niftis(segmenter: Segmenter, options: argparse.Namespace) -> pd.DataFrame:
-    from lggseg.inference.predict_scans import predict_nifti, predict_scans
+    from lggseg.inference.scans import predict_nifti, predict_scans
 
     again = {"register": options.register, "overwrite": options.overwrite}
     if options.data.is_dir():
@@ -202,7 +202,7 @@ def _predict_niftis(segmenter: Segmenter, options: argparse.Namespace) -> pd.Dat
 
 
 def _predict_dicom(segmenter: Segmenter, options: argparse.Namespace) -> pd.DataFrame:
-    from lggseg.inference.predict_scans import predict_dicom
+    from lggseg.inference.scans import predict_dicom
     from lggseg.preprocessing.volume import CHANNELS
 
     _without(options, "DICOM", "pictures")
@@ -226,7 +226,13 @@ def _without(options: argparse.Namespace, kind: str, *names: str) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a model as a MONAI bundle."""
+    """Write a model as a MONAI bundle or as one HTML file."""
+    if options.html:
+        from lggseg.serving.standalone.export import export_html
+
+        path = export_html(options.model, options.html)
+        print(f"{path}, {path.stat().st_size / 1e6:.1f} MB: open it in a browser, drop files on it")
+        return
     from lggseg.inference.monai_bundle import export_bundle
 
     bundle = export_bundle(options.model, options.monai_bundle)

@@ -19,7 +19,7 @@ from lggseg.config import profile
 from lggseg.data.nifti import is_nifti, read_nifti
 from lggseg.data.simulation import make_patient, plan_cohort
 from lggseg.evaluation.segmentation import patient_metrics
-from lggseg.inference.predict_scans import predict_nifti
+from lggseg.inference.scans import predict_nifti
 from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.errors import DataError
 

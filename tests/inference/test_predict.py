@@ -23,7 +23,7 @@ from lggseg.data.splits import check_no_leakage, make_split, read_split, slice_s
 from lggseg.inference import outputs
 from lggseg.inference.evaluate import evaluate
 from lggseg.inference.predict import predict_folder
-from lggseg.inference.predict_scans import predict_nifti
+from lggseg.inference.scans import predict_nifti
 from lggseg.inference.segmenter import Segmenter
 from lggseg.serving.viewer import app
 from lggseg.utils.errors import DataError, LeftOut

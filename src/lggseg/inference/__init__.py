@@ -9,7 +9,7 @@ __all__, __getattr__ = lazy_names(
         "monai_bundle": "export_bundle",
         "onnx_export": "export_model inference_graph",
         "predict": "predict_folder",
-        "predict_scans": "predict_dicom predict_nifti predict_scans",
+        "scans": "predict_dicom predict_nifti predict_scans",
         "segmenter": "Prediction Segmenter",
     },
 )

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_ENDINGS = ("_mask.tif", ".png")
+
+
 class PatientsRefused(DataError):
     """Some patients could not be segmented: a sentence on each, and how many others were."""
 
@@ -51,25 +54,24 @@ def predict_folder(
 ) -> pd.DataFrame:
     """Segment a tree of patients, one patient's folder, or one multi-page TIFF.
 
-    Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) into ``out`` and a row for each into
-    ``predictions.csv``, and returns these rows: patient, mask (the file), model (a fingerprint),
-    slices, tumour_slices, tumour_voxels, expected_dice (how good the model thinks its mask is), and
-    dice where the patient has masks. ``pictures``: also ``<patient>.png``, FLAIR of the slice with
-    most tumour and the outline of the mask. ``overwrite``: replace what an earlier call wrote;
-    other files are never replaced (:mod:`lggseg.inference.outputs`). ``resume``: leave out those
-    whose masks an earlier call wrote. Raises ``DataError`` before anything is written where a file
-    is in the way, and at the end where a patient cannot be read, which stops no other.
+    Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) and a row of ``predictions.csv`` into
+    ``out``, and returns the rows: patient, mask (the file), model (a fingerprint), slices,
+    tumour_slices, tumour_voxels, expected_dice (how good the model thinks its mask is), and dice
+    where the patient has masks. ``pictures``: also ``<patient>.png``, the slice with most tumour.
+    ``overwrite``: replace what an earlier call wrote; other files are never replaced
+    (:mod:`lggseg.inference.outputs`). ``resume``: leave out those that an earlier call wrote.
+    Raises ``DataError`` before anything is written where a file is in the way, and at the end where
+    a patient cannot be read, which stops no other.
     """
     found = find_volumes(data)
     found.warn(of_refused=False)  # which are raised at the end
-    names = list(map(volume_name, found.patients))
-    masks, drawn = ([f"{name}{end}" for name in names] for end in ("_mask.tif", ".png"))
+    names = [[f"{volume_name(path)}{end}" for path in found.patients] for end in _ENDINGS]
     again = {"overwrite": overwrite, "resume": resume}
-    written = open_predictions(segmenter, out, masks, [drawn] if pictures else [], **again)
+    written = open_predictions(segmenter, out, names[0], names[1:] if pictures else [], **again)
     new_folder(written.outputs.folder)
     refused = list(found.refused)
+    left = [p for p in found.patients if not written.has(f"{volume_name(p)}_mask.tif")]
     try:
-        left = [p for p in found.patients if not written.has(f"{volume_name(p)}_mask.tif")]
         for name, volume, truth in _readable(left, refused, progress):
             made = segmenter.predict(volume)
             written.add(name, f"{name}_mask.tif", mask_tiff(made.mask), describe(made, truth))

@@ -144,9 +144,8 @@ def view(model: Path | str, data: Path | str | None, host: str, port: int) -> No
 
 def build_app(model: Path, data: Path | None, host: str, limits: Limits = LIMITS) -> FastAPI:
     """The application that shows the patients of ``data``, if any. Raises ``DataError``."""
-    segmenter = Segmenter.load(model)
     patients = name_patients(volume_paths(data) if data else [])
-    cases = Cases(segmenter, patients, limits)
+    cases = Cases(segmenter := Segmenter.load(model), patients, limits)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     _guard(app, host, limits)
 
@@ -311,14 +310,14 @@ def segment(segmenter: Segmenter, study: Study) -> Case:
 def describe(case: Case) -> dict[str, Any]:
     """What does not depend on the threshold; spacing in millimetres, or ``None`` where unknown."""
     volume, truth, scan = case.study.volume, case.study.truth, case.study.scan
-    said = {"missing": scan.missing, "notes": scan.notes} if scan else {"missing": [], "notes": []}
     # Every other pixel is enough to know which grey level should be white.
     bright = np.percentile(volume[:, ::2, ::2], 99.8, axis=(0, 1, 2))
     return {
         "name": case.study.name,
         "slices": len(volume),
         "spacing": scan.spacing if scan else None,
-        **said,
+        "missing": scan.missing if scan else [],
+        "notes": scan.notes if scan else [],
         "bright": np.maximum(bright, 1).tolist(),
         "truth": None if truth is None else _shape(truth),
     }

@@ -1,6 +1,6 @@
 // The page: what is chosen, what the server says of it, and where it is shown.
 
-import { ask, casePath, send, unpack } from "./api.js";
+import { ask, casePath, maskLink, send, unpack, volumeUrl } from "./api.js";
 import { droppedFiles, known, needRoles } from "./files.js";
 import { ROLES, guessRole } from "./roles.js";
 import { createScene, outlineOf } from "./scene.js";
@@ -63,7 +63,7 @@ async function show(name, facts) {
   const truth = facts.truth && unpack(facts.truth.bits);
   const next = { name, facts, outline: truth && outlineOf(truth), prediction: null };
   const answer = await askPrediction(name);
-  if (scene) await scene.show(`api/${casePath(name)}/volume.nii`, facts);
+  if (scene) await scene.show(volumeUrl(name), facts);
   shown = next;
   showFacts();
   showPrediction(answer);
@@ -119,8 +119,11 @@ function showPrediction(answer) {
     item.textContent = FLAGS[flag] ?? flag;
     return item;
   }));
-  for (const [id, kind] of [["save-tiff", "tif"], ["save-nifti", "nii.gz"]])
-    $(id).href = `api/${casePath(shown.name)}/mask.${kind}?threshold=${answer.level}`;
+  for (const [id, kind] of [["save-tiff", "tif"], ["save-nifti", "nii.gz"]]) {
+    const link = maskLink(shown.name, kind, answer.level);
+    $(id).hidden = !link;
+    Object.assign($(id), link ?? {});
+  }
   drawMarks();
   drawAreas();
   describeSlice();

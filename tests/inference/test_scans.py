@@ -19,9 +19,9 @@ from tools import need
 
 from lggseg import cli
 from lggseg.config import Config
-from lggseg.inference import predict_scans as module
+from lggseg.inference import scans as module
 from lggseg.inference.predict import PatientsRefused
-from lggseg.inference.predict_scans import predict_dicom, predict_nifti, predict_scans
+from lggseg.inference.scans import predict_dicom, predict_nifti, predict_scans
 from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import read_table
