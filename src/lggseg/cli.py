@@ -111,6 +111,8 @@ def _add_predict(subparsers: Subparsers) -> None:
     command.add_argument("--engine", choices=engines, default="onnx", help=text)
     text = "replace masks that an earlier call wrote; other files are never replaced"
     command.add_argument("--overwrite", action="store_true", help=text)
+    text = "also write a page for each patient of NIfTI or DICOM: slices, volume, diameters"
+    command.add_argument("--reports", action="store_true", help=text)
     text = "leave out the patients whose masks an earlier call wrote"
     command.add_argument("--resume", action="store_true", help=text)
     command.set_defaults(call=commands.predict)

@@ -183,7 +183,7 @@ def predict(options: argparse.Namespace) -> None:
 def _predict_slices(segmenter: Segmenter, options: argparse.Namespace) -> pd.DataFrame:
     from lggseg.inference.predict import predict_folder
 
-    _without(options, "slices in TIFF", "flair", "pre", "post", "register", "name")
+    _without(options, "slices in TIFF", "flair", "pre", "post", "register", "name", "reports")
     pictures, again = options.pictures, {"overwrite": options.overwrite, "resume": options.resume}
     return predict_folder(segmenter, options.data, options.out, pictures=pictures, **again)
 
@@ -191,7 +191,7 @@ def _predict_slices(segmenter: Segmenter, options: argparse.Namespace) -> pd.Dat
 def _predict_niftis(segmenter: Segmenter, options: argparse.Namespace) -> pd.DataFrame:
     from lggseg.inference.scans import predict_nifti, predict_scans
 
-    again = {"register": options.register, "overwrite": options.overwrite}
+    again = {name: getattr(options, name) for name in ("register", "reports", "overwrite")}
     if options.data.is_dir():
         _without(options, "a folder of patients", "flair", "pre", "post", "pictures", "name")
         again["resume"] = options.resume
@@ -213,9 +213,9 @@ def _predict_dicom(segmenter: Segmenter, options: argparse.Namespace) -> pd.Data
                 expected = "the number of a series"
                 raise DataError(f"--{option}", value, expected, "Leave it out to see them all.")
             numbers[role] = int(value)
-    again = {"overwrite": options.overwrite, "resume": options.resume}
-    named = {"numbers": numbers, "name": options.name, "register": options.register}
-    return predict_dicom(segmenter, options.data, options.out, **named, **again)
+    names = ("name", "register", "reports", "overwrite", "resume")
+    again = {name: getattr(options, name) for name in names}
+    return predict_dicom(segmenter, options.data, options.out, numbers=numbers, **again)
 
 
 def _without(options: argparse.Namespace, kind: str, *names: str) -> None:

@@ -4,6 +4,7 @@ patient that cannot be segmented."""
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 import subprocess
 from io import BytesIO
@@ -254,3 +255,22 @@ def test_the_command_says_what_failed_and_exits_so(
     shutil.rmtree(folder / "P2")
     assert cli.main(["predict", "model", str(folder), str(tmp_path / "out"), "--resume"]) == 0
     assert "0 masks and predictions.csv" in capsys.readouterr().out
+
+
+def test_a_report_has_volume_diameters_and_doubts(tmp_path: Path) -> None:
+    """The blob of the head in a page that loads nothing."""
+    flair = saved(head((2, 2, 4)), tmp_path / "<b>.nii")
+    table = predict_nifti(SEGMENTER, flair, tmp_path / "out", reports=True)
+    page = (tmp_path / "out" / "<b>_report.html").read_text()
+    assert "Not for clinical use" in page and SEGMENTER.fingerprint in page
+    assert "<b>" not in page and "&lt;b&gt;" in page
+    assert f"{table['tumour_ml'][0]:.1f} ml ({table['tumour_voxels'][0]:,} voxels)" in page
+    assert "Without pre-contrast, post-contrast: FLAIR stands in." in page
+    diameters = re.search(r"(\d+) × (\d+) mm, product", page)
+    # A ball of a radius of sqrt(0.05), where 1 is half the head: 100 mm across, 108.5 along.
+    assert diameters and int(diameters[1]) == pytest.approx(2 * 0.2236 * 108.5, abs=4)
+    assert int(diameters[2]) == pytest.approx(2 * 0.2236 * 100, abs=4)
+    assert page.count("<img") == page.count('src="data:image/png;base64,') > 2
+    assert not re.search(r"(src|href)=.?(?!data:)\w+:", page) and "<script" not in page
+    with pytest.raises(DataError, match="what an earlier command wrote"):
+        predict_nifti(SEGMENTER, flair, tmp_path / "out", reports=True)

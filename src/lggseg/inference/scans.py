@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from lggseg.data.nifti import Scan, read_nifti, scan_name
 from lggseg.data.sequences import find_patients
 from lggseg.inference.dicom_seg import segmentation
 from lggseg.inference.outputs import Predictions
+from lggseg.inference.patient_report import patient_report
 from lggseg.inference.predict import PatientsRefused, describe, open_predictions
 from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.errors import DataError, usable_name
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from pydicom import Dataset
 
-_MASK, _SEG = "{}_mask.nii.gz", "{}_seg.dcm"
+_MASK, _SEG, _REPORT = "{}_mask.nii.gz", "{}_seg.dcm", "{}_report.html"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def predict_nifti(
     pre: Path | str | None = None,
     post: Path | str | None = None,
     register: bool = False,
+    reports: bool = False,
     overwrite: bool = False,
 ) -> pd.DataFrame:
     """Segment one patient's NIfTI files (:func:`lggseg.data.nifti.read_nifti`).
@@ -60,13 +62,16 @@ def predict_nifti(
     ``predictions.csv``, and returns a table of that row: the columns of
     :func:`lggseg.inference.predict.predict_folder` with voxels of the file, tumour_ml (the affine
     taken for millimetres), missing (the sequences that FLAIR stands in for) and notes (what was
-    done to sequences on other voxels). Raises ``DataError``.
+    done to sequences on other voxels). ``reports``: also ``<flair>_report.html``
+    (:mod:`lggseg.inference.patient_report`). Raises ``DataError``.
     """
     name = scan_name(flair)
     if not usable_name(name):
         raise unusable(Path(flair))
-    written = open_predictions(segmenter, out, [_MASK.format(name)], overwrite=overwrite)
-    _write(segmenter, written, name, Loaded(*read_nifti(flair, pre, post, register=register)))
+    masks, others = _files([name], [_REPORT] if reports else [])
+    written = open_predictions(segmenter, out, masks, others, overwrite=overwrite)
+    loaded = Loaded(*read_nifti(flair, pre, post, register=register))
+    _write(segmenter, written, name, loaded, reports)
     written.save()
     return written.table
 
@@ -77,6 +82,7 @@ def predict_scans(
     out: Path | str,
     *,
     register: bool = False,
+    reports: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     progress: bool = True,
@@ -95,9 +101,11 @@ def predict_scans(
         return Loaded(*read_nifti(flair, pre, post, register=register))
 
     patients = {p.name: partial(read, p.flair, p.pre, p.post) for p in found.patients}
-    masks = list(map(_MASK.format, patients))
-    written = open_predictions(segmenter, out, masks, overwrite=overwrite, resume=resume)
-    return _segment(segmenter, written, patients, found.refused, progress)
+    again = {"overwrite": overwrite, "resume": resume}
+    written = open_predictions(
+        segmenter, out, *_files(patients, [_REPORT] if reports else []), **again
+    )
+    return _segment(segmenter, written, patients, found.refused, progress, reports)
 
 
 def predict_dicom(
@@ -108,6 +116,7 @@ def predict_dicom(
     numbers: Mapping[str, int | None] | None = None,
     name: str = "",
     register: bool = False,
+    reports: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     progress: bool = True,
@@ -134,9 +143,15 @@ def predict_dicom(
         return Loaded(*study_volume(chosen, register=register))
 
     patients = {name or pseudonym(study): partial(read, study) for study in studies}
-    masks, files = ([kind.format(name) for name in patients] for kind in (_MASK, _SEG))
-    written = open_predictions(segmenter, out, masks, [files], overwrite=overwrite, resume=resume)
-    return _segment(segmenter, written, patients, [], progress)
+    files = _files(patients, [_SEG, *([_REPORT] if reports else [])])
+    written = open_predictions(segmenter, out, *files, overwrite=overwrite, resume=resume)
+    return _segment(segmenter, written, patients, [], progress, reports)
+
+
+def _files(names: Iterable[str], others: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """The names of the masks of patients, and those of their other files by kind."""
+    names = list(names)
+    return [_MASK.format(n) for n in names], [[kind.format(n) for n in names] for kind in others]
 
 
 def _segment(
@@ -145,6 +160,7 @@ def _segment(
     patients: Patients,
     refused: Sequence[DataError],
     progress: bool,
+    reports: bool,
 ) -> pd.DataFrame:
     """Segment all patients that are not done yet; one that cannot be read stops no other."""
     new_folder(written.outputs.folder)
@@ -153,7 +169,7 @@ def _segment(
     try:
         for name in progress_bar(left, "predict", "patient", show=progress):
             try:
-                _write(segmenter, written, name, patients[name]())
+                _write(segmenter, written, name, patients[name](), reports)
             except DataError as error:
                 refused.append(error)
     finally:
@@ -163,8 +179,10 @@ def _segment(
     return written.table
 
 
-def _write(segmenter: Segmenter, written: Predictions, name: str, loaded: Loaded) -> None:
-    """Segment a patient, and write the mask and its row."""
+def _write(
+    segmenter: Segmenter, written: Predictions, name: str, loaded: Loaded, reports: bool
+) -> None:
+    """Segment a patient, and write the mask, what goes with it, and its row."""
     scan = loaded.scan
     prediction = segmenter.predict(loaded.volume, apart=scan.apart)
     mask = scan.mask_image(prediction.mask)
@@ -174,5 +192,8 @@ def _write(segmenter: Segmenter, written: Predictions, name: str, loaded: Loaded
     if loaded.slices:
         content = segmentation(mask, loaded.slices, segmenter.fingerprint)
         written.outputs.write(_SEG.format(name), content)
+    if reports:
+        page = patient_report(segmenter, name, loaded.volume, scan, prediction)
+        written.outputs.write(_REPORT.format(name), page.encode())
     content = gzip.compress(mask.to_bytes(), compresslevel=6, mtime=0)
     written.add(name, _MASK.format(name), content, {**facts, "notes": " ".join(scan.notes)})

@@ -37,9 +37,10 @@ from lggseg.data.kaggle import volume_name
 from lggseg.data.nifti import Scan, slices_image
 from lggseg.evaluation.segmentation import dice
 from lggseg.inference.predict import volume_paths
+from lggseg.inference.quality import quality_flags
 from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.volume import channel_statistics
-from lggseg.serving.endpoint import Answer, probabilities, quality_flags
+from lggseg.serving.endpoint import probabilities
 from lggseg.serving.protocol import refuse_encoding
 from lggseg.serving.server import (
     ERROR_HEADERS,
@@ -334,7 +335,7 @@ def judge(case: Case, prediction: Prediction) -> dict[str, Any]:
         "ml": voxels * scan.voxel_ml if scan else None,
         "expected_dice": prediction.expected_dice,
         "dice": None if truth is None else dice(truth, mask),
-        "flags": quality_flags(Answer(case.study.volume, prediction, {}, {})),
+        "flags": quality_flags(case.study.volume, mask),
     }
 
 

@@ -380,7 +380,7 @@ export function maskOnScan(mask, shape, turn, { zoom, offset }) {
   return turnedBack(result, shape, turn);
 }
 
-// What should make a reader look twice, as serving.endpoint.quality_flags.
+// What should make a reader look twice, as lggseg/inference/quality.py.
 export function qualityFlags(sequences, mask) {
   const area = SIZE * SIZE, number = mask.length / area;
   const some = (from, to) => mask.subarray(from * area, to * area).some(Boolean);
