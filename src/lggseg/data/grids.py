@@ -59,7 +59,8 @@ def resampled(
     ``DataError`` where the scan shows too little of the head in the reference.
     """
     moved = np.eye(4) if moved is None else moved
-    matrix = np.linalg.inv(image.affine) @ moved @ reference.affine
+    # Rounded, so that a voxel at the scan's edge does not fall off by the last bit.
+    matrix = np.round(np.linalg.inv(image.affine) @ moved @ reference.affine, 9)
     _check_overlap(image, reference, matrix)
     values = finite(image.get_fdata(caching="unchanged", dtype=np.float32))
     steps = np.abs(matrix[:3, :3]).max(axis=1)

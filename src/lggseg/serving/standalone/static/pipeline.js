@@ -211,7 +211,8 @@ export const slicesApart = (spacing) => Math.max(1, evenRound(SLICE / spacing));
 
 // A scan on the voxels of another, as grids.resampled: { values } in the reference's file order.
 export function onGrid(image, reference) {
-  const matrix = multiply(invert(image.affine), reference.affine);
+  const matrix = multiply(invert(image.affine), reference.affine)
+    .map((row) => row.map((x) => Math.round(x * 1e9) / 1e9));
   const edges = [...image.shape].reverse(); // file order: the first axis is the fastest
   let values = finite(image.values);
   for (let axis = 0; axis < 3; axis++) {
