@@ -270,6 +270,7 @@ def test_a_report_has_volume_diameters_and_doubts(tmp_path: Path) -> None:
     # A ball of a radius of sqrt(0.05), where 1 is half the head: 100 mm across, 108.5 along.
     assert diameters and int(diameters[1]) == pytest.approx(2 * 0.2236 * 108.5, abs=4)
     assert int(diameters[2]) == pytest.approx(2 * 0.2236 * 100, abs=4)
+    assert "is a copy of FLAIR" not in page
     assert page.count("<img") == page.count('src="data:image/png;base64,') > 2
     assert not re.search(r"(src|href)=.?(?!data:)\w+:", page) and "<script" not in page
     with pytest.raises(DataError, match="what an earlier command wrote"):

@@ -33,7 +33,9 @@ def patient_report(
         prediction: of that volume.
     """
     mask = prediction.mask
-    flags = [FLAGS[flag] for flag in quality_flags(volume, mask)]
+    # That a missing sequence is a copy of FLAIR is said by its name.
+    copies = {f"{name.replace('-', '_')}_is_flair" for name in scan.missing}
+    flags = [FLAGS[flag] for flag in quality_flags(volume, mask) if flag not in copies]
     missing = [f"Without {', '.join(scan.missing)}: FLAIR stands in."] if scan.missing else []
     made_by = (segmenter.config.network, segmenter.fingerprint, f"lggseg {lggseg.__version__}")
     facts = {
@@ -79,7 +81,7 @@ def _shown(mask: np.ndarray) -> list[int]:
 
 
 def _figure(volume: np.ndarray, mask: np.ndarray, number: int) -> str:
-    png = outline_png(volume[number, ..., FLAIR], mask[number], zoom=2)
+    png = outline_png(volume[number, ..., FLAIR], mask[number])
     text = f"Slice {number + 1} of {len(mask)}: {int(mask[number].sum()):,} pixels"
     data = base64.b64encode(png).decode()
     return (
