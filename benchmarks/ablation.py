@@ -21,7 +21,7 @@ import pandas as pd
 
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort, load_cohort
-from lggseg.data.splits import fold_sides, make_split
+from lggseg.data.splits import make_split, slice_subsets
 from lggseg.evaluation.statistics import bootstrap_interval
 from lggseg.training.train import validation_dice
 from lggseg.utils.files import write_json
@@ -50,8 +50,8 @@ def measure(cohort: Cohort, config: Config, folds: list[int]) -> dict[str, Any]:
     """Dice of each validation patient of the folds, and the seconds a fold took."""
     split, start, dice = make_split(cohort), time.perf_counter(), []
     for fold in folds:
-        sides = fold_sides(cohort, split, fold)
-        dice.append(validation_dice(replace(config, fold=fold), cohort, sides, progress=False))
+        subsets = slice_subsets(cohort, split, fold)
+        dice.append(validation_dice(replace(config, fold=fold), cohort, subsets, progress=False))
     seconds = (time.perf_counter() - start) / len(folds)
     return {"seconds": round(seconds, 1), "dice": pd.concat(dice).round(4).to_dict()}
 

@@ -176,8 +176,9 @@ ACCEPTS = (
 )  # fmt: skip
 ATTRIBUTES = (
     "trace-id=abc", "c000b4f9-df62-4c85-a0bf-7c525f9104a4", "=", ";;;", "slice=-1", "slice=1e9",
-    "slice=" + "9" * 4400, "air=nan,1,1;contrast=1,1,1", "probability=True", "context=1,1",
-    "slice=\xb2", "slice=1_0", "x" * 8000, "contrast=1e-400,1,1;air=1,1,1", "slcie=1", "\xff=\xfe",
+    "slice=" + "9" * 4400, "background=nan,1,1;scale=1,1,1", "probability=True", "context=1,1",
+    "slice=\xb2", "slice=1_0", "x" * 8000, "scale=1e-400,1,1;background=1,1,1", "slcie=1",
+    "\xff=\xfe",
 )  # fmt: skip
 
 

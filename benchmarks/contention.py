@@ -137,7 +137,8 @@ def default_session(model: str, segmenter: Any) -> Any:
     session = onnxruntime.InferenceSession(Path(model) / "model.onnx")
 
     def run(*inputs: Any) -> Any:
-        feed = dict(zip(("image", "air", "contrast"), inputs, strict=True))
+        names = (entry.name for entry in session.get_inputs())
+        feed = dict(zip(names, inputs, strict=True))
         return session.run(["probability"], feed)[0]
 
     return replace(segmenter, run=run)

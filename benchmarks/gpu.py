@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-PARTS = ("cohort-1.xz", "cohort-2.xz")
+CHUNKS = ("cohort-1.xz", "cohort-2.xz")
 FIXED: dict[str, Any] = {"precision": "bf16-mixed"}
 Row = dict[str, Any]
 
@@ -62,15 +62,15 @@ def pack(data: str, folder: Path) -> None:
     whole = content.getvalue()
     folder.mkdir(parents=True, exist_ok=True)
     middle = len(whole) // 2
-    for name, part in zip(PARTS, (whole[:middle], whole[middle:]), strict=True):
-        (folder / name).write_bytes(lzma.compress(part, preset=4))
+    for name, chunk in zip(CHUNKS, (whole[:middle], whole[middle:]), strict=True):
+        (folder / name).write_bytes(lzma.compress(chunk, preset=4))
     (folder / "cohort.sha256").write_text(hashlib.sha256(whole).hexdigest())
     print({path.name: f"{path.stat().st_size / 2**20:.1f} MiB" for path in folder.iterdir()})
 
 
 def unpack(folder: Path, into: Path) -> None:
     """Check and unpack what :func:`pack` wrote; enlarges the slices again."""
-    whole = b"".join(lzma.decompress((folder / name).read_bytes()) for name in PARTS)
+    whole = b"".join(lzma.decompress((folder / name).read_bytes()) for name in CHUNKS)
     if hashlib.sha256(whole).hexdigest() != (folder / "cohort.sha256").read_text():
         raise SystemExit(
             f"{folder}: the cohort differs from the packed one; pack and send it again"
@@ -151,12 +151,12 @@ class _Bench:
         self, config: Any, seeds: range, folds: range = range(5)
     ) -> tuple[list[Any], list[Any]]:
         """Configurations of all folds and seeds, and the sides of their slices."""
-        from lggseg.data.splits import fold_sides
+        from lggseg.data.splits import slice_subsets
 
         folds = range(1) if self.smoke else folds
         configs = [replace(config, fold=fold, seed=seed) for seed in seeds for fold in folds]
-        sides = {fold: fold_sides(self.cohort, self.split, fold) for fold in folds}
-        return configs, [sides[config.fold] for config in configs]
+        subsets = {fold: slice_subsets(self.cohort, self.split, fold) for fold in folds}
+        return configs, [subsets[config.fold] for config in configs]
 
     def institutions(self, config: Any, seeds: range) -> tuple[list[Any], list[Any], list[str]]:
         """The same with one institution left out in turn; test patients stay out of it."""
@@ -165,20 +165,20 @@ class _Bench:
         test = set(patients_of(self.split, "test", 0))
         names = self.cohort.slices["patient"]
         home = names.map(self.cohort.patients["institution"])
-        configs, sides, left = [], [], []
+        configs, subsets, left = [], [], []
         for code in ("CS", "DU") if self.smoke else ("CS", "DU", "FG", "HT"):
             labels = np.where(home == code, "validation", "train")
             labels[names.isin(test)] = "test"
             for seed in seeds:
                 configs.append(replace(config, seed=seed))
-                sides.append(labels)
+                subsets.append(labels)
                 left.append(code)
-        return configs, sides, left
+        return configs, subsets, left
 
-    def train(self, configs: list[Any], sides: list[Any]) -> list[Any]:
+    def train(self, configs: list[Any], subsets: list[Any]) -> list[Any]:
         from lggseg.experiments.side_by_side import train_together
 
-        return train_together(configs, self.cohort, sides, self.device, self.on_device)
+        return train_together(configs, self.cohort, subsets, self.device, self.on_device)
 
 
 def _table(trained: list[Any]) -> Row:
@@ -206,18 +206,18 @@ def speed(options: argparse.Namespace) -> Row:
     from lggseg.training.step import count_voxels
 
     bench, results = _Bench(options), {}
-    (config,), (sides,) = bench.folds(bench.config, range(1), range(1))
+    (config,), (subsets,) = bench.folds(bench.config, range(1), range(1))
     epochs = 1 if bench.smoke else 8
     short = replace(config, epochs=epochs, paste=False)
     for name, switch in (("captured", "1"), ("launched", "0")):
         os.environ["LGGSEG_CUDA_GRAPH"] = switch
         for network in ("unet",) if bench.smoke else ("unet", "attention_unet", "swin_unetr"):
-            model = Model(replace(config, network=network), bench.cohort, sides, bench.on_device)
+            model = Model(replace(config, network=network), bench.cohort, subsets, bench.on_device)
             batch = next(iter(model.rows))
             results[f"{name} {network}, ms a step"] = _milliseconds(
                 bench, lambda m=model, b=batch: m.run(b)
             )
-        results[f"{name}, {epochs} epochs"] = [_run(bench, short, sides) for _ in range(2)]
+        results[f"{name}, {epochs} epochs"] = [_run(bench, short, subsets) for _ in range(2)]
     os.environ["LGGSEG_CUDA_GRAPH"] = "1"
     if bench.device.type == "cuda":
         results["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
@@ -244,13 +244,13 @@ def _milliseconds(bench: _Bench, call: Callable[[], Any], calls: int = 60) -> fl
     return round(statistics.median(times), 3)
 
 
-def _run(bench: _Bench, config: Any, sides: Any) -> Row:
+def _run(bench: _Bench, config: Any, subsets: Any) -> Row:
     """One training by itself: its Dice, and an epoch against as many steps on the same rows (which
     are gathered and augmented anew, too)."""
     from lggseg.experiments.side_by_side import Model
 
     start = time.perf_counter()
-    model = Model(config, bench.cohort, sides, bench.on_device)
+    model = Model(config, bench.cohort, subsets, bench.on_device)
     marks = [time.perf_counter()]
     for number, _ in enumerate(model.steps(), start=1):
         if number % len(model.rows) == 0:
@@ -276,10 +276,10 @@ def contest(options: argparse.Namespace) -> None:
     from time_to_dice import SLICES_BETWEEN_SCORES, report
 
     from lggseg.config import Config
-    from lggseg.data.splits import fold_sides, make_split
+    from lggseg.data.splits import make_split, slice_subsets
 
     cohort = load(options.cohort)
-    sides = fold_sides(cohort, make_split(cohort), 0)
+    subsets = slice_subsets(cohort, make_split(cohort), 0)
 
     name, epochs = options.contestant.split()
     if name == "ours":
@@ -289,7 +289,7 @@ def contest(options: argparse.Namespace) -> None:
         if options.smoke:
             config = replace(config, width=4, downsample=4, precision="32-true")
         validation_dice(
-            config, cohort, sides, progress=False, each_epoch=lambda dice: report(dice.mean())
+            config, cohort, subsets, progress=False, each_epoch=lambda dice: report(dice.mean())
         )
         return
     import peers
@@ -298,7 +298,7 @@ def contest(options: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     workers = 0 if name == "monai-device" or options.smoke else 8
     between = 40 if options.smoke else SLICES_BETWEEN_SCORES
-    for dice, scoring in peers.scores(name, cohort, sides, workers, device, between):
+    for dice, scoring in peers.scores(name, cohort, subsets, workers, device, between):
         report(dice, scoring)
 
 
@@ -367,8 +367,8 @@ def candidates(options: argparse.Namespace) -> Iterator[Row]:
         trained = bench.train(*bench.folds(config, seeds))
         results[name] = {"config": asdict(config), "folds": _table(trained)}
         yield results
-        configs, sides, left = bench.institutions(config, seeds)
-        trained = bench.train(configs, sides)
+        configs, subsets, left = bench.institutions(config, seeds)
+        trained = bench.train(configs, subsets)
         table = _table(trained)
         table["by_institution"] = {
             code: float(

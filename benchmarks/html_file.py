@@ -105,7 +105,7 @@ def compare(page: Any, segmenter: Segmenter, path: Path) -> dict[str, Any]:
     mask, took = segment(page, path)
     volume, scan = read_nifti(path)
     start = time.perf_counter()
-    prediction = segmenter.predict(volume, apart=scan.apart)
+    prediction = segmenter.predict(volume, slice_stride=scan.slice_stride)
     wanted = np.asarray(scan.mask_image(prediction.mask).dataobj)
     return {
         "slices": len(volume),

@@ -145,14 +145,14 @@ class Trainer:
 def scores(
     peer: str,
     cohort: Cohort,
-    sides: np.ndarray,
+    subsets: np.ndarray,
     workers: int,
     device: torch.device,
     slices_between: int,
 ) -> Iterator[tuple[float, float]]:
     """Train for ever; every so many slices, the validation patients' mean Dice and the seconds
     that all scoring has taken so far."""
-    train, validation = (np.flatnonzero(sides == side) for side in ("train", "validation"))
+    train, validation = (np.flatnonzero(subsets == name) for name in ("train", "validation"))
     batches = loader(peer, cohort, train, workers, device, True)
     # Validation slices do not change: kept as batches, so that scoring costs the network alone.
     fixed = list(loader(peer, cohort, validation, 0, device, False))

@@ -23,7 +23,7 @@ from lggseg.data.splits import folds_of, patients_of, read_split
 from lggseg.evaluation.segmentation import dice
 from lggseg.inference.engines import torch_engine
 from lggseg.inference.segmenter import Segmenter
-from lggseg.preprocessing.postprocessing import drop_small_parts
+from lggseg.preprocessing.postprocessing import drop_small_components
 from lggseg.utils.files import write_json
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -35,16 +35,19 @@ def choices(
 ) -> Iterator[tuple[str, float]]:
     """The Dice of one patient under every choice."""
     for value in THRESHOLDS:
-        mask = drop_small_parts(probability >= value, share)
+        mask = drop_small_components(probability >= value, share)
         yield f"threshold {value}", dice(truth, mask)
     for value in SHARES:
-        mask = drop_small_parts(probability >= threshold, value)
-        yield f"parts of at least {value:.0%} of the largest", dice(truth, mask)
-    yield "without the mirrored slice", dice(truth, drop_small_parts(plain >= threshold, share))
+        mask = drop_small_components(probability >= threshold, value)
+        yield f"components of at least {value:.0%} of the largest", dice(truth, mask)
+    yield (
+        "without the mirrored slice",
+        dice(truth, drop_small_components(plain >= threshold, share)),
+    )
     smooth = (
         np.r_[probability[:1], probability[:-1]] + np.r_[probability[1:], probability[-1:]]
     ) / 4
-    mask = drop_small_parts(probability / 2 + smooth >= threshold, share)
+    mask = drop_small_components(probability / 2 + smooth >= threshold, share)
     yield "averaged with the neighbouring slices", dice(truth, mask)
 
 
@@ -60,7 +63,9 @@ def score(cohort: Cohort, run: Path) -> pd.DataFrame:
         for patient in patients_of(split, "validation", fold):
             volume, truth = cohort.image(patient), cohort.mask(patient)
             both = (segmenter.predict(volume).probability for segmenter in (flipped, plain))
-            rows[patient] = dict(choices(truth, *both, config.threshold, config.smallest_part))
+            rows[patient] = dict(
+                choices(truth, *both, config.threshold, config.min_component_fraction)
+            )
     return pd.DataFrame(rows).T
 
 

@@ -158,8 +158,8 @@ def split(place: str) -> dict[str, Any]:
 
 def _split(splits: Any, cohort: Cohort) -> np.ndarray:
     table = splits.make_split(cohort)
-    splits.check_no_leakage(cohort, splits.slice_sides(cohort, table))
-    return splits.fold_sides(cohort, table, 0)
+    splits.check_no_leakage(cohort, splits.slice_folds(cohort, table))
+    return splits.slice_subsets(cohort, table, 0)
 
 
 def device(place: str) -> dict[str, Any]:
@@ -293,8 +293,8 @@ def tables(place: str) -> dict[str, Any]:
 
     cohort, rng = _without_pixels(int(place)), np.random.default_rng(0)
     dice = pd.DataFrame({"dice": rng.beta(8, 2, int(place))})
-    sides = _split(splits, cohort)
-    rows = np.flatnonzero(sides == "train")
+    subsets = _split(splits, cohort)
+    rows = np.flatnonzero(subsets == "train")
     tumour = cohort.slices["tumour_pixels"].to_numpy()[rows] > 0
     batches = TrainingRows(rows[tumour], rows[~tumour], Config(), lambda: 0)
     calls: dict[str, Callable[[], object]] = {

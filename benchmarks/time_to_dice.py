@@ -48,16 +48,16 @@ def contest(options: argparse.Namespace) -> None:
     import torch
 
     from lggseg.data.cohort import load_cohort
-    from lggseg.data.splits import fold_sides, make_split
+    from lggseg.data.splits import make_split, slice_subsets
 
     torch.set_num_threads(options.threads)
     cohort = load_cohort(options.data, progress=False)
-    sides = fold_sides(cohort, make_split(cohort), options.fold)
+    subsets = slice_subsets(cohort, make_split(cohort), options.fold)
 
-    (_ours if options.contestant == "ours" else _peer)(options, cohort, sides, report)
+    (_ours if options.contestant == "ours" else _peer)(options, cohort, subsets, report)
 
 
-def _ours(options: argparse.Namespace, cohort: Any, sides: Any, report: Report) -> None:
+def _ours(options: argparse.Namespace, cohort: Any, subsets: Any, report: Report) -> None:
     from lggseg.config import Config
     from lggseg.training.train import validation_dice
 
@@ -65,18 +65,18 @@ def _ours(options: argparse.Namespace, cohort: Any, sides: Any, report: Report) 
     config = replace(Config(), paste=False, epochs=options.epochs[0])
     config = replace(config, fold=options.fold, seed=options.seed)
     validation_dice(
-        config, cohort, sides, progress=False, each_epoch=lambda dice: report(float(dice.mean()))
+        config, cohort, subsets, progress=False, each_epoch=lambda dice: report(float(dice.mean()))
     )
 
 
-def _peer(options: argparse.Namespace, cohort: Any, sides: Any, report: Report) -> None:
+def _peer(options: argparse.Namespace, cohort: Any, subsets: Any, report: Report) -> None:
     import peers
     import torch
     from monai.utils import set_determinism
 
     set_determinism(options.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    arguments = (options.contestant, cohort, sides, options.workers, device)
+    arguments = (options.contestant, cohort, subsets, options.workers, device)
     for dice, scoring in peers.scores(*arguments, SLICES_BETWEEN_SCORES):
         report(dice, scoring)
 

@@ -33,9 +33,9 @@ def test_split_then_evaluate(model: Path, shared_tree: Path, tmp_path: Path) -> 
     split, out = str(tmp_path / "split.csv"), tmp_path / "out"
     assert cli.main(["split", str(shared_tree), "--out", split]) == 0
     arguments = ["evaluate", str(model), str(shared_tree), "--out", str(out), "--split", split]
-    assert cli.main([*arguments, "--role", "test"]) == 0
+    assert cli.main([*arguments, "--subset", "test"]) == 0
     table = pd.read_csv(out / "patients.csv")
-    expected = pd.read_csv(split).query("role == 'test'")["patient"]
+    expected = pd.read_csv(split).query("subset == 'test'")["patient"]
     assert table["patient"].tolist() == expected.tolist()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["dice"]["mean"] == pytest.approx(table["dice"].mean())

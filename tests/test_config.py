@@ -59,6 +59,15 @@ def test_file_and_back(tmp_path: Path) -> None:
     assert Config.load(tmp_path / "config.json") == config
 
 
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    config = Config(min_component_fraction=0.25)
+    config.save(tmp_path / "config.json")
+    text = (tmp_path / "config.json").read_text()
+    assert "min_component_fraction" in text
+    (tmp_path / "config.json").write_text(text.replace("min_component_fraction", "smallest_part"))
+    assert Config.load(tmp_path / "config.json") == config
+
+
 def test_the_tuners_extra_quotes_are_taken_off() -> None:
     assert Config.from_strings({"loss": '"dice_focal"'}).loss == "dice_focal"
 

@@ -73,7 +73,9 @@ def test_half_a_run_folder_is_found(cohort: Cohort, tmp_path: Path) -> None:
     stage.same(other, whole)
 
 
-def test_a_trial_with_the_dice_of_other_knobs_is_found(cohort: Cohort, tmp_path: Path) -> None:
+def test_a_trial_with_the_dice_of_other_hyperparameters_is_found(
+    cohort: Cohort, tmp_path: Path
+) -> None:
     (tmp_path / "trials.csv").write_text("number,learning_rate,dice\n0,0.003,0.5\n")
     with pytest.raises(AssertionError):
         kills.tune_stage(cohort).read(tmp_path, tmp_path)

@@ -38,10 +38,10 @@ def square(place: int) -> np.ndarray:
 def model(shift: int) -> Segmenter:
     """A model that finds what is bright, moved by so many pixels."""
 
-    def run(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+    def run(image: np.ndarray, background: np.ndarray, scale: np.ndarray) -> np.ndarray:
         return np.roll(image[:, 1] > 100, shift, axis=-1).astype(np.float32)
 
-    return Segmenter(Config(smallest_part=0.0), {"shift": shift}, run)
+    return Segmenter(Config(min_component_fraction=0.0), {"shift": shift}, run)
 
 
 MODELS = {shift: model(shift) for shift in (0, 30)}

@@ -126,25 +126,25 @@ SECRETS = {
     "password in a URL": r"://[^/\s:@\"'{}<>]+:[^/\s:@\"'{}<>]+@",
 }
 # Folders of one machine or user; not those inside of a container, /opt/ml and /usr.
-PLACES = (
+MACHINE_PATHS = (
     r"(?<![\w.~/])(?:/home/|/root/|/Users/|/work/|/tmp/|/private/|/mnt/|/var/)\w|[A-Z]:\\{1,2}Users"
 )
 
 
-def private_parts(text: str) -> Iterator[str]:
+def private_names(text: str) -> Iterator[str]:
     """Names of what looks like a secret, and folders of a machine."""
     yield from (name for name, pattern in SECRETS.items() if re.search(pattern, text))
-    yield from re.findall(PLACES, text)
+    yield from re.findall(MACHINE_PATHS, text)
 
 
 @pytest.mark.parametrize(
     "path", [*NOTEBOOKS, *SNAPSHOTS, *RESULTS, *CARDS, *TEXTS], ids=lambda path: path.name
 )
-def test_no_secret_and_no_place_of_a_machine(path: Path) -> None:
+def test_no_secret_and_no_path_of_a_machine(path: Path) -> None:
     text = path.read_text()
     if path.suffix == ".ipynb":  # pictures are long lines of letters
         text = re.sub(r'"image/\w+": "[^"]*"', "", text)
-    assert list(private_parts(text)) == []
+    assert list(private_names(text)) == []
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.name)
@@ -173,7 +173,7 @@ def test_no_secret_in_the_code(path: Path) -> None:
     ],
 )
 def test_what_is_private_is_found(text: str) -> None:
-    assert len(list(private_parts(text))) == 1
+    assert len(list(private_names(text))) == 1
 
 
 BARCODE = re.compile(r"TCGA_\w+")

@@ -54,6 +54,8 @@ def _add_split(subparsers: Subparsers) -> None:
     out = Path("runs/split.csv")
     command.add_argument("--out", type=Path, default=out, help="table to write (%(default)s)")
     command.add_argument("--seed", type=int, default=0, help="another seed, another split")
+    text = "a fold for each institution, instead of all of them in every fold"
+    command.add_argument("--by-institution", action="store_true", help=text)
     command.add_argument("--overwrite", action="store_true", help="replace another split")
     command.set_defaults(call=commands.split)
 
@@ -69,6 +71,9 @@ def _add_crossvalidate(subparsers: Subparsers) -> None:
         "crossvalidate", help="train and score every fold, then train on all but the test patients"
     )
     add_train_options(command)
+    text = "patients of the model after the folds: without the test patients, all, or no such model"
+    kinds = ("development", "all", "none")
+    command.add_argument("--final", choices=kinds, default=kinds[0], help=f"{text} (%(default)s)")
     command.set_defaults(call=commands.crossvalidate, run=Path("runs/cv"))
 
 
@@ -156,9 +161,9 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     command = subparsers.add_parser("evaluate", help="compare a model with the patients' masks")
     command.add_argument("model", type=Path, help="model folder")
     command.add_argument("data", type=Path, help="the Kaggle tree")
-    command.add_argument("--split", type=Path, help="only the patients of --role in this split.csv")
-    roles = ("train", "validation", "test")
-    command.add_argument("--role", choices=roles, default="test", help="(%(default)s)")
+    command.add_argument("--split", type=Path, help="only those of --subset in this split.csv")
+    subsets = ("train", "validation", "test")
+    command.add_argument("--subset", choices=subsets, default="test", help="(%(default)s)")
     out, text = Path("runs/evaluation"), "folder to write the scores into (%(default)s)"
     command.add_argument("--out", type=Path, default=out, help=text)
     text = "replace what an earlier evaluation wrote"

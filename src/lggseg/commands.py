@@ -47,13 +47,21 @@ def download(options: argparse.Namespace) -> None:
 def split(options: argparse.Namespace) -> None:
     """Write a split by patient."""
     from lggseg.data.cohort import load_cohort
-    from lggseg.data.splits import check_no_leakage, make_split, slice_sides, write_split
+    from lggseg.data.splits import (
+        check_no_leakage,
+        make_split,
+        slice_folds,
+        split_by_institution,
+        write_split,
+    )
 
     cohort = load_cohort(options.data)
     split = make_split(cohort, seed=options.seed)
-    check_no_leakage(cohort, slice_sides(cohort, split))
+    if options.by_institution:
+        split = split_by_institution(split)
+    check_no_leakage(cohort, slice_folds(cohort, split))
     write_split(split, options.out, overwrite=options.overwrite)
-    print(f"{split['role'].value_counts().to_dict()} patients in {options.out}")
+    print(f"{split['subset'].value_counts().to_dict()} patients in {options.out}")
 
 
 def train(options: argparse.Namespace) -> None:
@@ -81,15 +89,18 @@ def train_from_options(options: argparse.Namespace) -> Path:
 
 def crossvalidate(options: argparse.Namespace) -> None:
     """Train and score every fold."""
-    from lggseg.experiments.cross_validation import crossvalidate
+    from lggseg.experiments.cross_validation import FINAL, crossvalidate
 
     config = configuration.from_options(options)
     cohort, split = _cohort_and_split(options)
-    table = crossvalidate(config, cohort, split, options.run, resume=options.resume)
+    table = crossvalidate(
+        config, cohort, split, options.run, final=options.final, resume=options.resume
+    )
     scores = _summary(cohort, table.drop(columns="fold"))
     write_json(scores, options.run / "summary.json")
     _print_dice(scores, options.run)
-    print(f"the model of all but the test patients is {options.run / 'final' / 'model'}")
+    if folder := FINAL[options.final]:
+        print(f"the model of {options.final} patients is {options.run / folder / 'model'}")
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -273,9 +284,9 @@ def evaluate(options: argparse.Namespace) -> None:
                 f"{options.split}: found another split than the one {options.model} was trained "
                 "with, so its patients may have trained; expected the split.csv of that run."
             )
-        patients = patients_of(split, options.role, segmenter.config.fold)
+        patients = patients_of(split, options.subset, segmenter.config.fold)
         if not patients:
-            raise ValueError(f"{options.model}: found no {options.role} patient of its fold.")
+            raise ValueError(f"{options.model}: found no {options.subset} patient of its fold.")
     table = evaluate(segmenter, cohort, patients)
     private_folder(options.out)
     outputs.write("patients.csv", table_bytes(table))
@@ -283,7 +294,7 @@ def evaluate(options: argparse.Namespace) -> None:
     _print_dice(scores, options.out)
     if options.record:
         metrics = {name: scores[name] for name in scores if isinstance(scores[name], dict)}
-        amend_card(options.model, {options.role if options.split else "evaluation": metrics})
+        amend_card(options.model, {options.subset if options.split else "evaluation": metrics})
 
 
 def check(options: argparse.Namespace) -> None:

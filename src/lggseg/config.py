@@ -23,7 +23,7 @@ from pydantic_core import PydanticKnownError
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import read_json, write_json
 
-# A probability, or a part of a whole.
+# A probability, or a fraction of a whole.
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 _Class = TypeVar("_Class", bound=type)
@@ -96,7 +96,7 @@ class Config:
         default=True, description="average the prediction with that of the mirrored slice"
     )
     threshold: Share = Field(default=0.5, description="probability from which a pixel is tumour")
-    smallest_part: Share = Field(
+    min_component_fraction: Share = Field(
         default=0.1, description="drop connected components smaller than this share of the largest"
     )
     fold: int = Field(
@@ -155,6 +155,11 @@ class Config:
         except ValidationError as error:
             raise ValueError(_sentence(error)) from None
 
+    @classmethod
+    def from_saved(cls, values: Mapping[str, Any]) -> Config:
+        """The config of values that this version or an earlier one saved; raises ``ValueError``."""
+        return cls(**_renamed(values))
+
     def save(self, path: Path) -> None:
         """Write the hyperparameters as JSON."""
         write_json(asdict(self), path)
@@ -163,7 +168,7 @@ class Config:
     def load(cls, path: Path) -> Config:
         """Read what :meth:`save` wrote; ``DataError`` when another version did, or nobody."""
         action = "Restore the file, or start a new run."
-        values = read_json(path, action)
+        values = _renamed(read_json(path, action))
         differing = sorted(set(values) ^ {field.name for field in fields(cls)})
         if differing:
             found = f"the hyperparameters of another version (one differs: {differing[0]!r})"
@@ -173,6 +178,14 @@ class Config:
         except ValueError as error:
             found = f"a wrong hyperparameter ({error})"
             raise DataError(path, found, "what was saved", action) from error
+
+
+# What version 0.1 called them.
+_OLD_NAMES = {"smallest_part": "min_component_fraction"}
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {_OLD_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -70,7 +70,7 @@ def run_notebooks(folder: Path, out: Path, parameters: dict[str, str]) -> dict[s
             execute(notebook, out / notebook.name, parameters, LastLine(bar))
             seconds[notebook.stem] = time.perf_counter() - start
             bar.set_postfix_str("")
-    _say_what_was_made(out, seconds)
+    _print_outputs(out, seconds)
     return seconds
 
 
@@ -140,7 +140,7 @@ def _quiet_kernels() -> Iterator[None]:
             del os.environ["IPYTHONDIR"]
 
 
-def _say_what_was_made(out: Path, seconds: dict[str, float]) -> None:
+def _print_outputs(out: Path, seconds: dict[str, float]) -> None:
     print("\nExecuted notebooks (open them in JupyterLab, `make lab`, or any viewer):")
     for name, duration in seconds.items():
         path = out / f"{name}.ipynb"

@@ -130,7 +130,7 @@ def test_trained_and_served_in_containers_it_answers_as_in_process(
     endpoint.delete()
 
 
-def test_a_training_that_fails_says_what_the_container_said(
+def test_a_training_that_fails_reports_the_containers_message(
     simulated: Cohort, tmp_path: Path
 ) -> None:
     config, split = Config(network="nosuch"), make_split(simulated)

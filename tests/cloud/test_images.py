@@ -65,7 +65,9 @@ def test_pushing_again_uses_the_same_repository(account: Account, docker: Path) 
     assert len(account.session.client("ecr").describe_repositories()["repositories"]) == 1
 
 
-def test_a_failing_push_says_what_docker_said_and_logs_out(account: Account, docker: Path) -> None:
+def test_a_failing_push_reports_dockers_message_and_logs_out(
+    account: Account, docker: Path
+) -> None:
     (docker.parent / "refuse").write_text("push")
     with pytest.raises(RuntimeError, match=r"docker push: it failed. It said:\nno space"):
         push(account)

@@ -12,7 +12,7 @@ from tools import need
 
 from lggseg.cloud.aws import account
 from lggseg.cloud.aws.account import known_role
-from lggseg.cloud.platform import Place, find_place, missing, ways
+from lggseg.cloud.platform import Platform, find_platform, missing, targets
 
 
 @pytest.fixture(autouse=True)
@@ -34,37 +34,37 @@ def program(home: Path, name: str, text: str = "") -> None:
 
 
 def test_a_bare_laptop_can_run_here_and_hears_what_else_it_lacks(laptop: Path) -> None:
-    place = find_place()
-    assert (place.kind, place.region, place.role, place.gpu) == ("laptop", "", "", "")
-    assert not place.credentials and not place.docker
-    table = ways(place)
+    platform = find_platform()
+    assert (platform.kind, platform.region, platform.role, platform.gpu) == ("laptop", "", "", "")
+    assert not platform.credentials and not platform.docker
+    table = targets(platform)
     assert table["open"].tolist() == ["✓", "–", "–"]
     assert "install Docker" in table.loc["sagemaker-local", "next step"]
     for step in ("aws configure", "AWS_REGION", "LGGSEG_ROLE"):
         assert step in table.loc["sagemaker", "next step"]
 
 
-def test_with_everything_there_all_ways_are_open() -> None:
+def test_with_everything_there_all_targets_are_open() -> None:
     role = "arn:aws:iam::123456789012:role/lggseg"
-    place = Place("laptop", "eu-west-1", role, "T4", credentials=True, docker=True, sdk=True)
-    assert missing(place) == {"here": [], "sagemaker-local": [], "sagemaker": []}
-    table = ways(place)
+    platform = Platform("laptop", "eu-west-1", role, "T4", credentials=True, docker=True, sdk=True)
+    assert missing(platform) == {"here": [], "sagemaker-local": [], "sagemaker": []}
+    table = targets(platform)
     assert set(table["open"]) == {"✓"}
     assert "T4" in table.loc["here", "what it is"]
     assert table.loc["sagemaker", "next step"] == 'set WHERE = "sagemaker" in a notebook'
 
 
-def test_studio_and_notebook_instances_are_told_apart(laptop: Path) -> None:
+def test_studio_and_notebook_instances_are_distinguished(laptop: Path) -> None:
     arn = "arn:aws:sagemaker:eu-west-1:123456789012:"
     role = "arn:aws:iam::123456789012:role/studio"
     studio = {"DomainId": "d-1", "ResourceArn": arn + "app/d-1", "ExecutionRoleArn": role}
     account.METADATA.write_text(json.dumps(studio))
-    place = find_place()
-    assert (place.kind, place.region, place.role) == ("Studio", "eu-west-1", role)
-    assert place.credentials
-    assert "Studio domain's settings" in missing(place)["sagemaker-local"][-1]
+    platform = find_platform()
+    assert (platform.kind, platform.region, platform.role) == ("Studio", "eu-west-1", role)
+    assert platform.credentials
+    assert "Studio domain's settings" in missing(platform)["sagemaker-local"][-1]
     account.METADATA.write_text(json.dumps({"ResourceArn": arn + "notebook-instance/n"}))
-    assert find_place().kind == "notebook instance"
+    assert find_platform().kind == "notebook instance"
 
 
 def test_the_profile_gives_region_and_credentials(
@@ -76,27 +76,27 @@ def test_the_profile_gives_region_and_credentials(
     text += "sso_account_id = 123456789012\nsso_role_name = r\n[sso-session s]\n"
     text += "sso_region = eu-north-1\nsso_start_url = https://example.com/start\n"
     (laptop / ".aws" / "config").write_text(text)
-    assert find_place().region == "us-west-2" and not find_place().credentials
+    assert find_platform().region == "us-west-2" and not find_platform().credentials
     monkeypatch.setenv("AWS_PROFILE", "work")
-    assert find_place().region == "eu-north-1" and find_place().credentials
+    assert find_platform().region == "eu-north-1" and find_platform().credentials
     monkeypatch.setenv("AWS_REGION", "ap-south-1")
-    assert find_place().region == "ap-south-1"
+    assert find_platform().region == "ap-south-1"
     monkeypatch.setenv("LGGSEG_ROLE", "arn")
     assert known_role() == "arn"
 
 
 def test_a_profile_that_is_not_there_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nosuch")
-    place = find_place()
-    assert (place.region, place.credentials) == ("", False)
+    platform = find_platform()
+    assert (platform.region, platform.credentials) == ("", False)
 
 
 def test_docker_counts_only_when_its_engine_answers(laptop: Path) -> None:
-    assert not find_place().docker
+    assert not find_platform().docker
     program(laptop, "docker", '[ "$1" = compose ]')
-    assert not find_place().docker
+    assert not find_platform().docker
     program(laptop, "docker", "exit 0")
-    assert find_place().docker
+    assert find_platform().docker
 
 
 def test_an_engine_that_does_not_answer_is_not_waited_for(
@@ -104,21 +104,21 @@ def test_an_engine_that_does_not_answer_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr("lggseg.cloud.docker.ANSWER_SECONDS", 0.1)
     program(laptop, "docker", "exec /bin/sleep 60")
-    assert not find_place().docker
+    assert not find_platform().docker
 
 
 def test_gpus_are_named_and_a_broken_driver_is_none(laptop: Path) -> None:
     program(laptop, "nvidia-smi", "echo 'Tesla T4'; echo 'Tesla T4'")
-    assert find_place().gpu == "Tesla T4, Tesla T4"
+    assert find_platform().gpu == "Tesla T4, Tesla T4"
     program(laptop, "nvidia-smi", "exit 9")
-    assert find_place().gpu == ""
+    assert find_platform().gpu == ""
 
 
-def test_without_boto3_the_place_is_found_and_no_package_of_aws_is_needed() -> None:
+def test_without_boto3_the_platform_is_found_and_no_package_of_aws_is_needed() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['boto3', 'botocore', 'sagemaker'])); "
         "import importlib.util; importlib.util.find_spec = lambda name: None; "
-        "from lggseg.cloud.platform import find_place, missing; place = find_place(); "
-        "assert not place.credentials and 'pip install' in missing(place)['sagemaker'][0]"
+        "from lggseg.cloud.platform import find_platform, missing; platform = find_platform(); "
+        "assert not platform.credentials and 'pip install' in missing(platform)['sagemaker'][0]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

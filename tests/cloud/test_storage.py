@@ -106,7 +106,7 @@ def test_the_bucket_is_private_encrypted_and_tagged(aws: list[Request], region: 
     assert len(sent(aws, "CreateBucket")) == 1
 
 
-def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, aws: list[Request]) -> None:
+def test_what_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch, aws: list[Request]) -> None:
     assert open_account("test", role="r").role == "r"
     with pytest.raises(RuntimeError, match=r"found no role .* set LGGSEG_ROLE"):
         replace(open_account("test"), given_role="").role  # noqa: B018

@@ -41,7 +41,7 @@ def test_rows_that_differ_are_refused_and_equal_ones_are_one(tmp_path: Path) -> 
     assert read(tmp_path, ["a"], "Patient,age\na,5\na,5\n")["age"].tolist() == [5]
 
 
-def test_columns_named_like_ours_are_kept_beside_them(tree: Path) -> None:
+def test_columns_named_like_ours_are_kept_next_to_them(tree: Path) -> None:
     table = pd.read_csv(tree / "data.csv").assign(slices=99, institution="there")
     table.to_csv(tree / "data.csv", index=False)
     patients = load_cohort(tree, progress=False).patients

@@ -78,13 +78,13 @@ def write(root: Path, made: list[Patient]) -> None:
                     file.with_name(f"._{file.name}").write_bytes(b"\0\5\26\7")
 
 
-def level_of(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+def level_of(image: np.ndarray, background: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """A stand-in for a network: the mask has as many rows as the image's grey level."""
     rows = np.arange(256)[:, None] < image[:, 1, :1, :1].astype(int)
     return np.broadcast_to(rows, (len(image), 256, 256)).astype(np.float32)
 
 
-SEGMENTER = Segmenter(Config(smallest_part=0.0), {}, level_of)
+SEGMENTER = Segmenter(Config(min_component_fraction=0.0), {}, level_of)
 slow_disk = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )

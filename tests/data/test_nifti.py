@@ -171,15 +171,15 @@ def test_each_sequence_has_its_channel(flair: Path, tmp_path: Path) -> None:
 
 
 def test_thin_slices_have_neighbours_as_far_as_in_training(tmp_path: Path) -> None:
-    for thickness, apart in ((6, 1), (3, 2), (1.5, 3)):
+    for thickness, slice_stride in ((6, 1), (3, 2), (1.5, 3)):
         _, scan = read_nifti(saved(head((4, 3.5, thickness)), tmp_path / "flair.nii"))
-        assert scan.apart == apart
+        assert scan.slice_stride == slice_stride
 
 
 def test_prediction_looks_for_neighbours_there(tmp_path: Path) -> None:
     seen = []
 
-    def run(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+    def run(image: np.ndarray, background: np.ndarray, scale: np.ndarray) -> np.ndarray:
         seen.append(image)
         return np.zeros((len(image), 256, 256), np.float32)
 

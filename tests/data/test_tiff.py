@@ -169,7 +169,7 @@ def test_more_pages_than_the_limit_are_refused(tmp_path: Path) -> None:
 def test_a_file_of_more_bytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "vol.tif"
     with path.open("wb") as file:
-        file.truncate(slices.MOST_TIFF_BYTES + 1)
+        file.truncate(slices.MAX_TIFF_BYTES + 1)
     tracemalloc.start()
     with pytest.raises(DataError, match=r"vol.tif: found more than 545259520 bytes"):
         read_volume(path)

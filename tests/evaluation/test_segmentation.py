@@ -70,6 +70,27 @@ def test_a_shifted_box_has_known_values() -> None:
     assert found["hd95"] == pytest.approx(3.0)
     assert found["lesion_f1"] == 1.0
     assert found["slice_dice"] == pytest.approx(5 / 8)
+    assert found["hd95_mm"] == pytest.approx(3 * 0.94)
+    assert found["relative_volume_error"] == 0.0 and found["slices_found"] == 1.0
+
+
+def test_distances_in_millimetres_count_slices_as_wider_than_pixels() -> None:
+    truth, prediction = box(2, 8, 8, at=(2, 2, 2)), box(2, 8, 8, at=(4, 2, 2))
+    found = segmentation.patient_metrics(truth, prediction)
+    assert found["hd95"] == pytest.approx(2.0) and found["hd95_mm"] == pytest.approx(9.0)
+    spacing = np.array(segmentation.TYPICAL_SPACING)
+    distance = cdist(surface(truth) * spacing, surface(prediction) * spacing)
+    mean = np.concatenate([distance.min(axis=1), distance.min(axis=0)]).mean()
+    assert found["assd_mm"] == pytest.approx(mean, rel=1e-4)
+
+
+def test_volume_error_and_slices_found() -> None:
+    truth, prediction = box(4, 8, 8), box(2, 8, 16, at=(3, 0, 0))
+    found = segmentation.patient_metrics(truth, prediction)
+    assert found["relative_volume_error"] == 0.0
+    assert found["slices_found"] == 0.25  # the fourth of four
+    larger = segmentation.patient_metrics(truth, box(5, 8, 8))
+    assert larger["relative_volume_error"] == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("alone", ["truth", "prediction", "neither"])
@@ -83,6 +104,10 @@ def test_policy_of_empty_masks(alone: str) -> None:
         assert found[name] == score, name
     for name in ("hd95", "assd"):
         assert found[name] == pytest.approx(distance), name
+    in_mm = distance and np.linalg.norm(np.multiply((10, 20, 20), segmentation.TYPICAL_SPACING))
+    assert found["hd95_mm"] == found["assd_mm"] == pytest.approx(in_mm)
+    assert found["slices_found"] == score
+    assert np.isnan(found["relative_volume_error"]) == (alone != "truth")
     assert found["missed"] == (alone == "truth")
     assert np.isnan(found["slice_dice"]) == (alone != "truth")
 
@@ -120,7 +145,7 @@ def test_calibration() -> None:
     assert calibration.expected_calibration_error(wrong) == pytest.approx(1.0)
 
 
-def test_reliability_of_two_parts_adds_up_to_that_of_the_whole() -> None:
+def test_reliability_of_two_halves_adds_up_to_that_of_the_whole() -> None:
     probability = np.array([0.0, 0.1, 0.6, 0.9, 1.0])
     truth = np.array([False, False, True, False, True])
     table = calibration.reliability(probability, truth, bins=2)
@@ -153,23 +178,6 @@ def test_masks_must_be_alike() -> None:
         segmentation.patient_metrics(np.zeros((1, 2, 3), bool), np.zeros((1, 2, 3), np.uint8))
     with pytest.raises(ValueError, match="expected two bool volumes"):
         segmentation.patient_metrics(np.zeros((2, 3), bool), np.zeros((2, 3), bool))
-
-
-def test_expected_dice_is_the_dice_of_truths_drawn_from_the_probabilities() -> None:
-    rng = np.random.default_rng(0)
-    probability = rng.beta(0.3, 0.6, (4, 60, 60))
-    prediction = probability >= 0.5
-    draws = [rng.uniform(size=probability.shape) < probability for _ in range(20)]
-    dice = [segmentation.patient_metrics(truth, prediction)["dice"] for truth in draws]
-    assert calibration.expected_dice(probability, prediction) == pytest.approx(
-        np.mean(dice), abs=0.005
-    )
-
-
-def test_expected_dice_of_nothing() -> None:
-    nothing = np.zeros((1, 4, 4))
-    assert calibration.expected_dice(nothing, nothing > 0) == 1.0
-    assert calibration.expected_dice(nothing + 0.2, nothing > 0) == 0.0
 
 
 def test_no_warning_of_a_library_reaches_the_reader() -> None:

@@ -23,8 +23,8 @@ def ellipsoid(*radii: float) -> np.ndarray:
     return sum((a / r) ** 2 for a, r in zip(grid(), radii, strict=True)) <= 1
 
 
-def box(*sides: int) -> np.ndarray:
-    return np.pad(np.ones(sides, dtype=bool), 3)
+def box(*lengths: int) -> np.ndarray:
+    return np.pad(np.ones(lengths, dtype=bool), 3)
 
 
 def flat(radius: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -172,7 +172,7 @@ def blob(seed: int) -> np.ndarray:
     axes = np.indices(noise.shape) - np.array([6, 20, 20])[:, None, None, None]
     depth = 1 - np.sqrt(sum((a / r) ** 2 for a, r in zip(axes, (4, 12, 9), strict=True)))
     mask = np.pad(depth + 0.3 * noise / noise.std() > 0, 2)
-    part, _ = shape.largest_part(mask)
+    part, _ = shape.largest_component(mask)
     areas = np.sort(part.sum(axis=(1, 2)))
     pieces = shape.label(part[part.sum(axis=(1, 2)).argmax()], connectivity=2)
     assume(part.sum() > mask.sum() / 2 and areas[-1] > areas[-2])
@@ -199,7 +199,7 @@ def test_turned_and_mirrored_tumours_have_the_same_shape(
 
 @given(st.integers(0, 2**32 - 1), st.tuples(*[st.integers(0, 9)] * 6))
 @settings(max_examples=20, deadline=None)
-def test_a_tumours_place_does_not_matter(seed: int, margins: tuple[int, ...]) -> None:
+def test_a_tumours_position_does_not_matter(seed: int, margins: tuple[int, ...]) -> None:
     mask = blob(seed)
     moved = np.pad(mask, np.reshape(margins, (3, 2)))
     assert shape_features(moved) == pytest.approx(shape_features(mask), rel=1e-6)

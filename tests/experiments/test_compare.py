@@ -41,7 +41,7 @@ def test_each_model_scores_each_patient_once_and_no_test_patient(
     compared: Path, split: pd.DataFrame
 ) -> None:
     table = pd.read_csv(compared / "patients.csv")
-    others = sorted(split["patient"][split["role"] != "test"])
+    others = sorted(split["patient"][split["subset"] != "test"])
     assert len(others) < len(split)
     for name in CONFIGS:
         assert sorted(table.loc[table["model"] == name, "patient"]) == others
@@ -125,7 +125,7 @@ def test_only_the_final_table_scores_test_patients_by_the_mean_of_the_folds(
     compared: Path, cohort: Cohort, split: pd.DataFrame
 ) -> None:
     table = compare.score_test(list(CONFIGS), cohort, split, compared)
-    test = sorted(split["patient"][split["role"] == "test"])
+    test = sorted(split["patient"][split["subset"] == "test"])
     assert sorted(table["patient"]) == sorted(test * 2)
     folders = sorted((compared / "unet").glob("fold-*/model"))
     volume = cohort.image(test[0])
@@ -151,7 +151,7 @@ def test_test_patients_are_segmented_by_the_mean_of_the_folds(
     compared: Path, cohort: Cohort, split: pd.DataFrame
 ) -> None:
     found = dict(compare.ensemble_on_test(compared / "unet", cohort, split))
-    assert sorted(found) == sorted(split["patient"][split["role"] == "test"])
+    assert sorted(found) == sorted(split["patient"][split["subset"] == "test"])
     segmenter = Segmenter.ensemble(sorted((compared / "unet").glob("fold-*/model")))
     for patient, prediction in found.items():
         assert np.array_equal(prediction.mask, segmenter.predict(cohort.image(patient)).mask)

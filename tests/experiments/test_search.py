@@ -41,8 +41,8 @@ Trainer = Callable[..., pd.Series]
 def imitate(seen: list[Any]) -> Trainer:
     """Training whose Dice is best at a learning rate of 0.003, and tells what it was given."""
 
-    def train(config: Config, cohort: Cohort, sides: np.ndarray, **options: Any) -> pd.Series:
-        seen.append((config, sides))
+    def train(config: Config, cohort: Cohort, subsets: np.ndarray, **options: Any) -> pd.Series:
+        seen.append((config, subsets))
         dice = pd.Series([1 - abs(np.log10(config.learning_rate / 3e-3)) / 2])
         for epoch in range(config.epochs):
             if options["each_epoch"]:
@@ -116,12 +116,12 @@ def test_search_never_sees_test_patients(
     cohort: Cohort, split: pd.DataFrame, seen: list[Any], tmp_path: Path
 ) -> None:
     search.tune(CONFIG, cohort, split, tmp_path, trials=3, folds=[0, 1], progress=False)
-    test = set(split["patient"][split["role"] == "test"])
+    test = set(split["patient"][split["subset"] == "test"])
     assert test and len(seen) == 6
-    for config, sides in seen:
-        used = cohort.slices["patient"][np.isin(sides, ["train", "validation"])]
+    for config, subsets in seen:
+        used = cohort.slices["patient"][np.isin(subsets, ["train", "validation"])]
         assert not test & set(used)
-        validating = set(cohort.slices["patient"][sides == "validation"])
+        validating = set(cohort.slices["patient"][subsets == "validation"])
         assert validating == set(split["patient"][split["fold"] == config.fold])
 
 
@@ -244,8 +244,8 @@ def test_a_search_goes_on_when_another_process_took_its_trial_for_killed(
 def test_gain_is_measured_on_the_folds_and_seeds_asked_for(
     cohort: Cohort, split: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(config: Config, cohort: Cohort, sides: np.ndarray, **options: Any) -> pd.Series:
-        patients = cohort.slices["patient"][sides == "validation"].unique()
+    def train(config: Config, cohort: Cohort, subsets: np.ndarray, **options: Any) -> pd.Series:
+        patients = cohort.slices["patient"][subsets == "validation"].unique()
         return pd.Series(config.learning_rate + config.seed, index=patients)
 
     monkeypatch.setattr(search, "validation_dice", train)
@@ -257,7 +257,7 @@ def test_gain_is_measured_on_the_folds_and_seeds_asked_for(
     assert (table["start"] == 0.25 + table["seed"]).all()
 
 
-def test_the_knob_that_matters_is_the_important_one() -> None:
+def test_the_hyperparameter_that_matters_is_the_important_one() -> None:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(40):

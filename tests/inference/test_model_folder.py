@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -176,8 +177,26 @@ def test_a_tampered_card_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_folder_of_an_earlier_version_still_loads(folder: Path) -> None:
-    change_card(folder, lambda card: None)
+    def rename(card: dict[str, Any]) -> None:
+        card["config"]["smallest_part"] = card["config"].pop("min_component_fraction")
+
+    change_card(folder, rename)
     assert Segmenter.load(folder).config == CONFIG
+
+
+def test_a_graph_with_the_old_names_of_its_inputs_gives_the_same(folder: Path) -> None:
+    volume = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    before = Segmenter.load(folder).predict(volume).probability
+    model = onnx.load(folder / "model.onnx")
+    names = {"background": "air", "scale": "contrast"}
+    assert [entry.name for entry in model.graph.input] == ["image", *names]
+    for entry in model.graph.input:
+        entry.name = names.get(entry.name, entry.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    onnx.save(model, folder / "model.onnx")
+    change_card(folder, lambda card: None)
+    np.testing.assert_array_equal(Segmenter.load(folder).predict(volume).probability, before)
 
 
 def test_channels_of_another_network_are_found_at_once(folder: Path) -> None:
@@ -193,8 +212,8 @@ class Fake(torch.nn.Module):
         super().__init__()
         self.give = give
 
-    def forward(self, image: torch.Tensor, air: torch.Tensor, contrast: torch.Tensor) -> Any:
-        return self.give((image + air[..., None, None]) / contrast[..., None, None])
+    def forward(self, image: torch.Tensor, background: torch.Tensor, scale: torch.Tensor) -> Any:
+        return self.give((image + background[..., None, None]) / scale[..., None, None])
 
 
 GRAPHS: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = {
@@ -214,7 +233,7 @@ def test_a_graph_that_gives_no_probability_is_refused_at_once(folder: Path, name
     image, rest = torch.zeros(2, 5, 256, 256, dtype=torch.uint8), torch.ones(1, 5)
     torch.onnx.export(
         Fake(give).eval(), (image, rest, rest + 1), folder / "model.onnx",
-        input_names=["image", "air", "contrast"], output_names=["probability"],
+        input_names=["image", "background", "scale"], output_names=["probability"],
         dynamic_shapes=({0: torch.export.Dim("slices")}, None, None), verbose=False,
     )  # fmt: skip
     change_card(folder, lambda card: None)

@@ -31,20 +31,22 @@ from lggseg.inference.scans import predict_nifti
 from lggseg.inference.segmenter import Segmenter
 from lggseg.models.networks import NETWORKS, build_network
 from lggseg.preprocessing.monai_workflow import (
-    DropSmallPartsd,
+    DropSmallComponentsd,
     MirrorSliceInferer,
     ToGridd,
     WholeScansd,
     find_scans,
     whole_weights,
 )
-from lggseg.preprocessing.postprocessing import drop_small_parts
+from lggseg.preprocessing.postprocessing import drop_small_components
 from lggseg.utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "lgg-unet"
 # All that a config can leave out.
-PLAIN = Config(width=4, neighbours=False, downsample=1, test_flips=False, smallest_part=0.0)
+PLAIN = Config(
+    width=4, neighbours=False, downsample=1, test_flips=False, min_component_fraction=0.0
+)
 WITHOUT_THIS_PACKAGE = """
 import sys
 sys.modules["lggseg"] = None
@@ -231,7 +233,7 @@ def test_the_metadata_give_the_cards_scores(bundle: Path) -> None:
     assert str(scores["test_mean_dice"]) in (bundle / "docs" / "README.md").read_text()
 
 
-def test_it_has_the_parts_that_monai_looks_for(bundle: Path) -> None:
+def test_it_has_the_entries_that_monai_looks_for(bundle: Path) -> None:
     config = ConfigParser({**read(bundle, "inference"), "_meta_": read(bundle, "metadata")})
     for name, facts in {**InferProperties, **MetaProperties}.items():
         assert facts["id"] in config or not facts["required"], name
@@ -299,7 +301,7 @@ def test_other_than_three_sequences_are_refused(shape: tuple[int, ...]) -> None:
         ToGridd("image")({"image": MetaTensor(torch.rand(shape))})
 
 
-def test_the_mirror_inferer_gives_the_mean_of_both_sides() -> None:
+def test_the_mirror_inferer_gives_the_mean_of_both_orientations() -> None:
     volume = torch.rand(1, 1, 3, 4, 4)
     ramp = torch.arange(4.0)
     inferer = MirrorSliceInferer(roi_size=(4, 4), sw_batch_size=2, spatial_dim=0)
@@ -307,12 +309,12 @@ def test_the_mirror_inferer_gives_the_mean_of_both_sides() -> None:
     torch.testing.assert_close(inferer(volume, lambda slices: slices * ramp), expected)
 
 
-def test_small_parts_are_dropped_from_the_whole_volume() -> None:
+def test_small_components_are_dropped_from_the_whole_volume() -> None:
     mask = torch.zeros(1, 4, 9, 9)
     mask[0, 1:3, 2:6, 2:6], mask[0, 0, 8, 8] = 1, 1
-    found = DropSmallPartsd("pred", share=0.1)({"pred": mask})["pred"]
+    found = DropSmallComponentsd("pred", share=0.1)({"pred": mask})["pred"]
     assert found.dtype == mask.dtype and found.sum() == 32
-    expected = drop_small_parts(mask[0].numpy() > 0, 0.1)
+    expected = drop_small_components(mask[0].numpy() > 0, 0.1)
     assert np.array_equal(found[0].numpy() > 0, expected)
 
 

@@ -29,7 +29,7 @@ from lggseg.utils.files import read_table
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
 
 
-def bright(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+def bright(image: np.ndarray, background: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return (image[:, 1] > 100).astype(np.float32)
 
 
@@ -49,7 +49,7 @@ def save_scan(path: Path) -> Path:
     return path
 
 
-def test_a_readers_mask_beside_a_slice_is_not_replaced(tree: Path) -> None:
+def test_a_readers_mask_next_to_a_slice_is_not_replaced(tree: Path) -> None:
     folder, before = patient_folders(tree)[0], content(tree)
     for overwrite in (False, True):
         with pytest.raises(DataError, match=r"found a patient's folder of slices; expected"):
@@ -59,7 +59,9 @@ def test_a_readers_mask_beside_a_slice_is_not_replaced(tree: Path) -> None:
     assert content(tree) == before
 
 
-def test_a_patients_folder_is_one_by_any_way(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_patients_folder_is_the_same_by_any_path(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = patient_folders(tree)[0]
     (tree.parent / "link").symlink_to(folder)
     monkeypatch.chdir(folder)
@@ -185,7 +187,7 @@ def test_processes_that_share_a_folder_lose_nothing(tmp_path: Path) -> None:
 def test_names_that_a_disk_takes_for_one_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Outputs(tmp_path).check(["P1_mask.tif", "p1_mask.tif"])  # Linux tells them apart
+    Outputs(tmp_path).check(["P1_mask.tif", "p1_mask.tif"])  # two files on Linux
     monkeypatch.setattr(outputs, "_ignores_case", lambda folder: True)
     with pytest.raises(DataError, match=r"found P1_mask.tif and p1_mask.tif to write"):
         Outputs(tmp_path).check(["P1_mask.tif", "p1_mask.tif"])

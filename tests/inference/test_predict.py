@@ -19,7 +19,7 @@ from trees import write_tree
 
 from lggseg.config import Config
 from lggseg.data.cohort import load_cohort
-from lggseg.data.splits import check_no_leakage, make_split, read_split, slice_sides, write_split
+from lggseg.data.splits import check_no_leakage, make_split, read_split, slice_folds, write_split
 from lggseg.inference import outputs
 from lggseg.inference.evaluate import evaluate
 from lggseg.inference.predict import predict_folder
@@ -30,7 +30,7 @@ from lggseg.utils.errors import DataError, LeftOut
 from lggseg.utils.files import read_table
 
 
-def nothing(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+def nothing(image: np.ndarray, background: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.zeros(image.shape[:1] + image.shape[2:], np.float32)
 
 
@@ -153,7 +153,7 @@ def test_every_name_has_its_own_mask_and_row(tmp_path: Path) -> None:
     split = make_split(cohort)
     write_split(split, tmp_path / "split.csv")
     assert read_split(tmp_path / "split.csv", cohort).equals(split)
-    check_no_leakage(cohort, slice_sides(cohort, split))
+    check_no_leakage(cohort, slice_folds(cohort, split))
 
 
 @pytest.mark.parametrize("name", ["a\rb", "caf\udce9"])

@@ -131,7 +131,7 @@ def test_tissue_level(cohort: Cohort) -> None:
     assert exploration.tissue_level(cohort).between(80, 92).all()
 
 
-def test_results_of_simulated_and_real_patients_lie_apart(
+def test_results_of_simulated_and_real_patients_are_kept_separate(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LGGSEG_RUNS", str(tmp_path))

@@ -9,17 +9,17 @@ from lggseg.preprocessing.volume import channel_statistics
 from lggseg.training import augmentation
 
 
-def head(air: int = 0, tissue: int = 100) -> np.ndarray:
-    volume = np.full((4, 64, 64, 3), air, dtype=np.uint8)
+def head(background: int = 0, tissue: int = 100) -> np.ndarray:
+    volume = np.full((4, 64, 64, 3), background, dtype=np.uint8)
     volume[:, 16:48, 16:48] = tissue
     return volume
 
 
-def test_normalised_air_is_0_and_tissue_1() -> None:
+def test_normalised_background_is_0_and_tissue_1() -> None:
     volume = head(20, 220)
-    air, contrast = torch.from_numpy(channel_statistics(volume)).unbind()
+    background, scale = torch.from_numpy(channel_statistics(volume)).unbind()
     image = torch.from_numpy(volume).permute(0, 3, 1, 2)
-    image = transforms.normalise(image.float(), air[None], contrast[None])
+    image = transforms.normalise(image.float(), background[None], scale[None])
     assert sorted(image.unique().tolist()) == pytest.approx([0, 1])
 
 
@@ -61,7 +61,7 @@ def test_every_slice_gets_its_own_warp() -> None:
     assert 4 < mirrored.sum() < 28
 
 
-def test_outside_is_air() -> None:
+def test_outside_is_background() -> None:
     image = torch.full((1, 1, 16, 16), 50.0)
     shift = torch.tensor([[[1.0, 0, 2.0], [0, 1.0, 0]]])
     assert augmentation.warp(image, shift).abs().max() == 0
@@ -81,7 +81,7 @@ def test_dropped_sequences_become_flair() -> None:
 
 def test_tumours_are_pasted_into_every_second_slice_inside_the_head() -> None:
     image, mask = torch.ones(5, 4, 16, 16), torch.zeros(5, 1, 16, 16)
-    image[:, :, :, 8:] = 0  # air
+    image[:, :, :, 8:] = 0  # background
     mask[1, :, 4:8, 2:12], mask[3, :, :2, :2] = 1, 1
     image[1, :, 4:8, 2:12] = 3
     before, mask_before = image.clone(), mask.clone()

@@ -15,12 +15,12 @@ from lggseg.data.codecs import npy_bytes
 from lggseg.serving.client import http_sender, segment
 
 VOLUME = np.zeros((3, 256, 256, 3), np.uint8)
-FACTS = json.dumps({"model": {"threshold": 0.5, "smallest_part": 0}}).encode()
+FACTS = json.dumps({"model": {"threshold": 0.5, "min_component_fraction": 0}}).encode()
 WHOLE = npy_bytes(np.zeros((3, 256, 256), np.float32))
 
 
 @pytest.mark.parametrize(
-    ("facts", "part"),
+    ("facts", "chunk"),
     [
         (b"", WHOLE),
         (b"<html>", WHOLE),
@@ -35,8 +35,8 @@ WHOLE = npy_bytes(np.zeros((3, 256, 256), np.float32))
         (FACTS, npy_bytes(np.zeros((3, 256, 256), bool))),
     ],
 )
-def test_another_answer_is_said(facts: bytes, part: bytes) -> None:
-    answers = iter([facts, part])
+def test_another_answer_is_reported(facts: bytes, chunk: bytes) -> None:
+    answers = iter([facts, chunk])
     with pytest.raises(
         RuntimeError, match=r"answer: found .*expected the answer of `lggseg serve`"
     ):

@@ -38,7 +38,7 @@ from lggseg.data.kaggle import patient_folders
 from lggseg.data.slices import read_volume
 from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.volume import channel_statistics
-from lggseg.serving.client import PART, http_sender, segment
+from lggseg.serving.client import CHUNK, http_sender, segment
 from lggseg.serving.server import check_free
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
@@ -170,7 +170,7 @@ WRITERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_every_way_in_gives_the_mask_of_the_process_itself(
+def test_every_input_format_gives_the_mask_of_the_process_itself(
     port: int, volume: np.ndarray, expected: Prediction, writer: str
 ) -> None:
     kind, write = WRITERS[writer]
@@ -178,7 +178,7 @@ def test_every_way_in_gives_the_mask_of_the_process_itself(
     assert mask.dtype == bool and np.array_equal(mask, expected.mask)
 
 
-def test_every_way_out(port: int, volume: np.ndarray, expected: Prediction) -> None:
+def test_every_output_format(port: int, volume: np.ndarray, expected: Prediction) -> None:
     body = npy_bytes(volume)
     pages = tifffile.imread(BytesIO(predict(port, body, accept=TIFF)))
     assert np.array_equal(pages, expected.mask * np.uint8(255))
@@ -220,33 +220,34 @@ def test_flags(port: int, volume: np.ndarray) -> None:
 
 def test_one_slice_with_the_statistics_of_its_volume(port: int, volume: np.ndarray) -> None:
     segmenter, statistics = Segmenter.load(MODEL), channel_statistics(volume)
-    air, contrast = (",".join(map(str, row)) for row in statistics.tolist())
-    given = f"air={air}; contrast={contrast}"
+    background, scale = (",".join(map(str, row)) for row in statistics.tolist())
+    given = f"background={background}; scale={scale}"
     mask = np.load(BytesIO(predict(port, tiff_bytes(volume[2:3]), TIFF, NPY, given)))
     assert np.array_equal(mask, segmenter.probability(volume[2:3], statistics) >= 0.5)
+    given = given.replace("background", "air").replace("scale", "contrast")  # of version 0.1
     mask = np.load(BytesIO(predict(port, npy_bytes(volume[1:4]), NPY, NPY, given + ";context=1,1")))
     assert np.array_equal(mask, segmenter.predict(volume).mask[2:3])
 
 
-def test_a_volume_in_parts_is_the_volume_to_the_pixel(port: int, volume: np.ndarray) -> None:
+def test_a_volume_in_chunks_is_the_volume_to_the_pixel(port: int, volume: np.ndarray) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 40, (34, 256, 256, 3), dtype=np.uint8)
     long = np.resize(volume, noise.shape) + noise
     whole = Segmenter.load(MODEL).predict(long)
     send = http_sender(f"http://127.0.0.1:{port}/invocations")
-    parts = segment(long, send, part=16)
+    parts = segment(long, send, chunk=16)
     assert whole.mask.any()
     assert np.array_equal(parts.probability, whole.probability)
     assert np.array_equal(parts.mask, whole.mask)
     with pytest.raises(RuntimeError, match=r"422 .*found uint8"):
         segment(volume[:, :128], send)
-    with pytest.raises(ValueError, match="part=20"):
-        segment(volume, send, part=20)
+    with pytest.raises(ValueError, match="chunk=20"):
+        segment(volume, send, chunk=20)
 
 
-def test_a_part_and_its_answer_fit_into_sagemakers_limit() -> None:
-    assert (PART + 2) * 256 * 256 * 3 + 128 <= MAX_BYTES
-    assert PART * 256 * 256 * 4 + 128 <= MAX_BYTES
+def test_a_chunk_and_its_answer_fit_into_sagemakers_limit() -> None:
+    assert (CHUNK + 2) * 256 * 256 * 3 + 128 <= MAX_BYTES
+    assert CHUNK * 256 * 256 * 4 + 128 <= MAX_BYTES
 
 
 # Requests that must be refused. Each is made of a good body: headers, then a change of the body.
@@ -399,14 +400,14 @@ BAD_HEADERS: dict[str, tuple[int, dict[str, str]]] = {
         for status, accept, text in (
             (400, JSON, "slcie=3"),
             (400, JSON, "trace-id=7; contxt=1,1"),
-            (400, JSON, "air=1,2,3"),
-            (400, JSON, "contrast=1,2,3"),
-            (400, JSON, "air=1,2;contrast=9,9,9"),
-            (400, JSON, "air=nan,0,0;contrast=9,9,9"),
-            (400, JSON, "air=0,0,0;contrast=inf,9,9"),
-            (400, JSON, "air=0,0,0;contrast=0,9,9"),
-            (400, JSON, "air=0,0,0;contrast=-9,9,9"),
-            (400, JSON, "air=1e999,0,0;contrast=9,9,9"),
+            (400, JSON, "background=1,2,3"),
+            (400, JSON, "scale=1,2,3"),
+            (400, JSON, "background=1,2;scale=9,9,9"),
+            (400, JSON, "background=nan,0,0;scale=9,9,9"),
+            (400, JSON, "background=0,0,0;scale=inf,9,9"),
+            (400, JSON, "background=0,0,0;scale=0,9,9"),
+            (400, JSON, "background=0,0,0;scale=-9,9,9"),
+            (400, JSON, "background=1e999,0,0;scale=9,9,9"),
             (400, JSON, "context=2,2"),
             (400, JSON, "context=1"),
             (400, JSON, "probability=1"),
@@ -558,7 +559,7 @@ def test_the_log_tells_of_every_request_and_nothing_of_the_patient(
     before = len(log.read_text().splitlines())
     body = npy_bytes(volume)
     predict(port, body, more="patient=TCGA_CS_4941")
-    ask(port, body, Content_Type=NPY, **{ATTRIBUTES_HEADER: "patient=TCGA_CS_4941; air=1"})
+    ask(port, body, Content_Type=NPY, **{ATTRIBUTES_HEADER: "patient=TCGA_CS_4941; background=1"})
     time.sleep(0.2)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     good, bad = lines[before:]

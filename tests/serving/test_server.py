@@ -212,7 +212,7 @@ HEAD = b"POST /size HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
 
 
 @pytest.mark.parametrize("trickle", [False, True])
-def test_a_body_that_stalls_or_trickles_gives_its_place_back(
+def test_a_body_that_stalls_or_trickles_frees_its_connection(
     server: tuple[int, subprocess.Popen[bytes]], trickle: bool
 ) -> None:
     with ExitStack() as stack:

@@ -23,9 +23,10 @@ from tools import need
 from lggseg.config import Config
 from lggseg.data.grids import resampled
 from lggseg.data.nifti import read_nifti
-from lggseg.inference.quality import quality_flags
-from lggseg.inference.segmenter import Segmenter
-from lggseg.preprocessing.postprocessing import drop_small_parts
+from lggseg.evaluation.quality import Quality
+from lggseg.inference.flags import quality_flags
+from lggseg.inference.segmenter import Prediction, Segmenter
+from lggseg.preprocessing.postprocessing import drop_small_components
 from lggseg.preprocessing.volume import channel_statistics, stack_channels
 from lggseg.serving.standalone import export, runtime
 from lggseg.utils.errors import DataError
@@ -73,7 +74,7 @@ def test_the_page_computes_what_python_does(kind: str, tmp_path: Path) -> None:
     assert np.abs(found - pixels).max() <= 1 and np.mean(found != pixels) < 1e-4
     statistics = channel_statistics(pixels[..., None])[:, 0]
     np.testing.assert_allclose(result("statistics", np.float32, (2,)), statistics, rtol=1e-4)
-    assert np.array_equal(result("kept", np.uint8, mask.shape), drop_small_parts(mask, 0.1))
+    assert np.array_equal(result("kept", np.uint8, mask.shape), drop_small_components(mask, 0.1))
     expected = scan.mask_image(mask)
     on_scan = result("on_scan", np.uint8, image.shape[::-1]).T
     assert on_scan.any() and np.array_equal(on_scan, expected.dataobj)
@@ -81,11 +82,13 @@ def test_the_page_computes_what_python_does(kind: str, tmp_path: Path) -> None:
     wanted = np.asarray(resampled(nib.load(t1), nib.load(flair)).dataobj)
     np.testing.assert_allclose(on_grid, wanted, atol=0.02)
     channels = np.stack([mask.astype(np.uint8), found.astype(np.uint8), mask.astype(np.uint8)], -1)
-    stacked = stack_channels(channels, True, scan.apart)
+    stacked = stack_channels(channels, True, scan.slice_stride)
     assert np.array_equal(result("channels", np.uint8, stacked.shape), stacked)
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["overlap"] > 0.95 and facts["same"] is True
-    assert facts["flags"] == quality_flags(channels, mask)
+    probability = found.astype(np.float32) / np.float32(255)
+    assert facts["flags"] == quality_flags(channels, Prediction(mask, probability))
+    assert facts["expected"] == pytest.approx(Quality(0.1, 0.8).estimate(probability), abs=1e-6)
     saved_mask = nib.load(tmp_path / "mask.nii")
     assert np.array_equal(saved_mask.dataobj, expected.dataobj)
     np.testing.assert_allclose(saved_mask.affine, expected.affine)

@@ -122,7 +122,7 @@ def _prepare(root: Path, asked: Given) -> Path:
     for channel in asked["input_data_config"]:
         folder = root / "input" / "data" / channel["ChannelName"]
         folder.mkdir(parents=True)
-        bucket, prefix = _place(channel["DataSource"]["S3DataSource"]["S3Uri"])
+        bucket, prefix = _bucket_and_key(channel["DataSource"]["S3DataSource"]["S3Uri"])
         for key, content in s3_backends[ACCOUNT]["aws"].buckets[bucket].keys.items():
             if key.startswith(prefix):
                 (folder / Path(key).name).write_bytes(content.value)
@@ -134,10 +134,10 @@ def _upload(folder: Path, uri: str) -> None:
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         for path in sorted(folder.glob("*")):
             tar.add(path, path.name)
-    s3_backends[ACCOUNT]["aws"].put_object(*_place(uri), packed.getvalue())
+    s3_backends[ACCOUNT]["aws"].put_object(*_bucket_and_key(uri), packed.getvalue())
 
 
-def _place(uri: str) -> list[str]:
+def _bucket_and_key(uri: str) -> list[str]:
     """Bucket and key of a URI."""
     return uri.removeprefix("s3://").split("/", 1)
 
@@ -226,7 +226,7 @@ def _server(endpoint: str) -> TestClient:
     backend = sagemaker_backends[ACCOUNT][REGION]
     config = backend.endpoint_configs[backend.endpoints[endpoint].endpoint_config_name]
     model = backend._models[config.production_variants[0]["ModelName"]]
-    bucket, key = _place(model.primary_container["ModelDataUrl"])
+    bucket, key = _bucket_and_key(model.primary_container["ModelDataUrl"])
     packed = s3_backends[ACCOUNT]["aws"].get_object(bucket, key)
     assert packed
     with TemporaryDirectory() as folder:

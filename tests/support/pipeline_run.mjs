@@ -19,14 +19,15 @@ const moved = p.onGrid(other, image);
 
 const write = (name, array) => writeFileSync(`${out}/${name}`, Buffer.from(array.buffer, array.byteOffset, array.byteLength));
 write("pixels", pixels);
-write("statistics", Float32Array.from(p.airAndContrast(pixels)));
-write("kept", p.dropSmallParts(mask, 0.1));
+write("statistics", Float32Array.from(p.backgroundAndScale(pixels)));
+write("kept", p.dropSmallComponents(mask, 0.1));
 write("on_scan", p.maskOnScan(mask, image.shape, turn, grid));
 write("on_grid", moved.values);
 const sequences = [mask, pixels, mask];
-write("channels", p.channels(sequences, true, p.slicesApart(spacing[0]), 0, edges[0]));
+write("channels", p.channels(sequences, true, p.sliceStride(spacing[0]), 0, edges[0]));
 const written = s.writeNifti(p.maskOnScan(mask, image.shape, turn, grid), image);
 write("mask.nii", written);
 writeFileSync(`${out}/facts.json`, JSON.stringify({
-  overlap: p.overlap(other, image), same: p.sameGrid(image, image), flags: p.qualityFlags(sequences, mask),
+  overlap: p.overlap(other, image), same: p.sameGrid(image, image), flags: p.qualityFlags(sequences, mask, false),
+  expected: p.expectedDice(Float32Array.from(pixels, (x) => x / 255), { intercept: 0.1, slope: 0.8 }),
 }));

@@ -20,7 +20,10 @@ def affine_of(spacing: tuple[float, float, float]) -> np.ndarray:
 
 
 def head(spacing: tuple[float, float, float] = (4, 3.5, 6)) -> nib.Nifti1Image:
-    """An ellipsoid of 100 in air of 0, with a blob of 200 left, in front and high: RAS, float32."""
+    """An ellipsoid of 100 in a background of 0, with a blob of 200 left, in front and high.
+
+    RAS, float32.
+    """
     size = [round(edge / mm) for edge, mm in zip((200, 217, 78), spacing, strict=True)]
     x, y, z = np.ogrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j, -1 : 1 : size[2] * 1j]
     values = np.where(x**2 + y**2 + z**2 / 2 < 0.8, 100, 0)

@@ -15,7 +15,7 @@ import torch
 
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort, load_cohort
-from lggseg.data.splits import fold_sides, make_split
+from lggseg.data.splits import make_split, slice_subsets
 from lggseg.training import distributed, trainer
 from lggseg.training.datamodule import CohortDataModule
 from lggseg.training.module import SegmentationModule
@@ -23,7 +23,7 @@ from lggseg.training.module import SegmentationModule
 
 def validate(module: SegmentationModule, cohort: Cohort, config: Config) -> pd.Series:
     """Dice per patient of a module, in however many processes there are."""
-    datamodule = CohortDataModule(cohort, fold_sides(cohort, make_split(cohort), 0), config)
+    datamodule = CohortDataModule(cohort, slice_subsets(cohort, make_split(cohort), 0), config)
     trainer.make_trainer(config, [], False).validate(module, datamodule, verbose=False)
     return module.validation_dice()
 
@@ -34,8 +34,8 @@ def main(tree: str, config_file: str, out: Path) -> None:
     config, cohort = Config.load(Path(config_file)), load_cohort(tree, progress=False)
     pl.seed_everything(config.seed, verbose=False)
     module = SegmentationModule(config)
-    sides = fold_sides(cohort, make_split(cohort), 0)
-    datamodule = CohortDataModule(cohort, sides, config)
+    subsets = slice_subsets(cohort, make_split(cohort), 0)
+    datamodule = CohortDataModule(cohort, subsets, config)
     trainer.make_trainer(config, [], False, enable_checkpointing=False).fit(module, datamodule)
     state = module.networks.averaged.state_dict()
     weights = torch.cat([value.double().flatten() for value in state.values()])

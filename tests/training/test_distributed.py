@@ -19,8 +19,8 @@ from torchrun_validate import validate
 from trees import write_tree
 
 from lggseg.config import profile
-from lggseg.data.cohort import Cohort, load_cohort, subset
-from lggseg.data.splits import fold_sides, make_split, patients_of
+from lggseg.data.cohort import Cohort, load_cohort, select_patients
+from lggseg.data.splits import make_split, patients_of, slice_subsets
 from lggseg.inference.evaluate import evaluate
 from lggseg.inference.segmenter import Segmenter
 from lggseg.training import distributed
@@ -37,7 +37,7 @@ CONFIG = replace(
     precision="32-true",
     width=4,
     test_flips=False,
-    smallest_part=0.0,
+    min_component_fraction=0.0,
 )
 HOSTS = ("127.0.0.1", "localhost")
 PROGRAM = Path(__file__).resolve().parents[1] / "support" / "torchrun_validate.py"
@@ -107,9 +107,9 @@ def test_shares_weigh_about_the_same() -> None:
     assert owner.index.equals(weights.index)
 
 
-def test_a_subset_is_the_same_patients_in_the_same_order(cohort: Cohort) -> None:
+def test_selected_patients_are_the_same_in_the_same_order(cohort: Cohort) -> None:
     names = cohort.patients.index[[5, 1]]
-    part = subset(cohort, names)
+    part = select_patients(cohort, names)
     assert list(part.patients.index) == sorted(names)
     for name in names:
         np.testing.assert_array_equal(part.image(name), cohort.image(name))
@@ -120,10 +120,10 @@ def test_a_subset_is_the_same_patients_in_the_same_order(cohort: Cohort) -> None
 def test_more_processes_than_patients_are_refused(
     cohort: Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sides = fold_sides(cohort, make_split(cohort), 0)
+    subsets = slice_subsets(cohort, make_split(cohort), 0)
     monkeypatch.setattr(distributed, "processes", lambda: 50)
     with pytest.raises(ValueError, match=r"50 processes: found \d+ patients for train"):
-        own_share(cohort, sides)
+        own_share(cohort, subsets)
 
 
 def test_a_process_with_too_few_slices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

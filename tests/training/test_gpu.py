@@ -12,7 +12,7 @@ import torch
 
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
-from lggseg.data.splits import fold_sides, make_split
+from lggseg.data.splits import make_split, slice_subsets
 from lggseg.experiments.side_by_side import train_together
 from lggseg.training import cuda_graph
 from lggseg.training.datamodule import DeviceCohort, training_rows
@@ -41,8 +41,8 @@ def losses(step: TrainingStep, steps: int, rows: list[torch.Tensor]) -> np.ndarr
 
 @pytest.fixture(scope="module")
 def rows(cohort: Cohort) -> list[torch.Tensor]:
-    sides = fold_sides(cohort, make_split(cohort), 0)
-    return list(training_rows(cohort, sides, CONFIG, lambda: 0))
+    subsets = slice_subsets(cohort, make_split(cohort), 0)
+    return list(training_rows(cohort, subsets, CONFIG, lambda: 0))
 
 
 def test_a_captured_step_equals_a_launched_one(
@@ -115,9 +115,9 @@ def test_models_side_by_side_give_what_each_gives_alone(cohort: Cohort) -> None:
     config = replace(CONFIG, precision="32-true", epochs=4)
     split = make_split(cohort)
     configs = [replace(config, fold=fold) for fold in (0, 1)]
-    sides = [fold_sides(cohort, split, fold) for fold in (0, 1)]
-    both = train_together(configs, cohort, sides, GPU)
-    for one, labels, together in zip(configs, sides, both, strict=True):
+    subsets = [slice_subsets(cohort, split, fold) for fold in (0, 1)]
+    both = train_together(configs, cohort, subsets, GPU)
+    for one, labels, together in zip(configs, subsets, both, strict=True):
         (alone,) = train_together([one], cohort, [labels], GPU)
         assert together.loss == pytest.approx(alone.loss, rel=0.05)
 

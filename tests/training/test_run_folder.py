@@ -313,8 +313,8 @@ def test_predictions_of_a_comparison_need_the_patients_of_the_split(
 @pytest.mark.parametrize(
     ("column", "value", "found"),
     [
-        ("role", "Test", "the role 'Test' of TCGA_CS_T000_20000101"),
-        ("role", "", "the role"),
+        ("subset", "Test", "the subset 'Test' of TCGA_CS_T000_20000101"),
+        ("subset", "", "the subset"),
         ("fold", "one", "the fold one of TCGA_CS_T000_20000101"),
         ("fold", "", "the fold"),
         ("fold", "0.5", "the fold 0.5 of"),
@@ -348,7 +348,7 @@ def test_tumours_of_test_and_validation_patients_train_nobody(
     cohort: Cohort, tmp_path: Path
 ) -> None:
     split = make_split(cohort)
-    train_patients = split["patient"][(split["fold"] != 0) & (split["role"] != "test")]
+    train_patients = split["patient"][(split["fold"] != 0) & (split["subset"] != "test")]
     slices = cohort.slices.copy()
     slices.loc[slices["patient"].isin(train_patients), "tumour_pixels"] = 0
     with pytest.raises(DataError, match="no slice with tumour in the 6 training patients"):

@@ -10,7 +10,7 @@ import torch
 
 from lggseg.config import Config, profile
 from lggseg.data.cohort import Cohort
-from lggseg.data.splits import fold_sides, make_split, patients_of
+from lggseg.data.splits import make_split, patients_of, slice_subsets
 from lggseg.experiments.side_by_side import train_together
 from lggseg.training import train
 from lggseg.training.datamodule import DeviceCohort
@@ -93,9 +93,9 @@ def test_random_numbers_come_from_the_step_alone(cohort: Cohort) -> None:
 def test_models_side_by_side_give_what_each_gives_alone(cohort: Cohort) -> None:
     split = make_split(cohort)
     configs = [replace(CONFIG, fold=fold, seed=seed) for fold, seed in ((0, 0), (1, 1))]
-    sides = [fold_sides(cohort, split, config.fold) for config in configs]
-    both = train_together(configs, cohort, sides, CPU)
-    for config, labels, trained in zip(configs, sides, both, strict=True):
+    subsets = [slice_subsets(cohort, split, config.fold) for config in configs]
+    both = train_together(configs, cohort, subsets, CPU)
+    for config, labels, trained in zip(configs, subsets, both, strict=True):
         (alone,) = train_together([config], cohort, [labels], CPU)
         assert trained.loss == alone.loss
         assert trained.dice.to_dict() == alone.dice.to_dict()
@@ -104,7 +104,7 @@ def test_models_side_by_side_give_what_each_gives_alone(cohort: Cohort) -> None:
 
 
 def test_a_model_of_an_experiment_is_that_of_a_training(cohort: Cohort) -> None:
-    labels = fold_sides(cohort, make_split(cohort), 0)
+    labels = slice_subsets(cohort, make_split(cohort), 0)
     (trained,) = train_together([CONFIG], cohort, [labels], CPU)
     dice = train.validation_dice(CONFIG, cohort, labels, progress=False)
     np.testing.assert_allclose(trained.dice.sort_index(), dice.sort_index(), atol=1e-6)
@@ -112,6 +112,6 @@ def test_a_model_of_an_experiment_is_that_of_a_training(cohort: Cohort) -> None:
 
 
 def test_models_side_by_side_need_the_same_pixels(cohort: Cohort) -> None:
-    labels = fold_sides(cohort, make_split(cohort), 0)
+    labels = slice_subsets(cohort, make_split(cohort), 0)
     with pytest.raises(ValueError, match="found downsample=2, expected 4"):
         train_together([CONFIG, replace(CONFIG, downsample=2)], cohort, [labels] * 2, CPU)

@@ -19,7 +19,14 @@ from trainings import CONFIG, final_metrics, training_command
 
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
-from lggseg.data.splits import LeakageError, fold_sides, make_split, patients_of
+from lggseg.data.splits import (
+    LeakageError,
+    make_split,
+    patients_of,
+    read_split,
+    slice_subsets,
+    split_fingerprint,
+)
 from lggseg.evaluation.segmentation import patient_metrics
 from lggseg.experiments import cross_validation
 from lggseg.inference.evaluate import evaluate
@@ -102,7 +109,7 @@ def test_serving_normalises_as_training_does(run: Path, cohort: Cohort) -> None:
 def test_validation_dice_is_exact_per_patient(cohort: Cohort, split: pd.DataFrame) -> None:
     """The running counts of the module equal the Dice of the masks themselves."""
     config = replace(CONFIG, epochs=1, test_flips=False)
-    sides = fold_sides(cohort, split, 0)
+    subsets = slice_subsets(cohort, split, 0)
     kept: dict[str, module.SegmentationModule] = {}
     build = module.SegmentationModule
 
@@ -113,7 +120,7 @@ def test_validation_dice_is_exact_per_patient(cohort: Cohort, split: pd.DataFram
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "SegmentationModule", Kept)
-        dice = train.validation_dice(config, cohort, sides, progress=False)
+        dice = train.validation_dice(config, cohort, subsets, progress=False)
     assert sorted(dice.index) == sorted(patients_of(split, "validation", 0))
     network, on_device = kept["module"].networks.averaged, DeviceCohort(cohort, config, CPU)
     for patient, value in dice.items():
@@ -229,7 +236,7 @@ def test_crossvalidation_scores_each_patient_by_a_model_that_had_not_seen_it(
 ) -> None:
     config = replace(CONFIG, epochs=1, test_flips=False)
     table = cross_validation.crossvalidate(config, cohort, split, tmp_path, progress=False)
-    development = split[split["role"] != "test"]
+    development = split[split["subset"] != "test"]
     assert sorted(table["patient"]) == sorted(development["patient"])
     fold = development.set_index("patient")["fold"]
     assert (table.set_index("patient")["fold"] == fold.loc[table["patient"]]).all()
@@ -243,6 +250,23 @@ def test_crossvalidation_scores_each_patient_by_a_model_that_had_not_seen_it(
     )
     pd.testing.assert_frame_equal(table, again)
     assert (tmp_path / "fold-1" / "patients.csv").stat().st_mtime_ns == before
+
+
+def test_the_model_of_all_patients_keeps_the_scores_of_the_folds(
+    cohort: Cohort, split: pd.DataFrame, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, epochs=1, test_flips=False)
+    options = {"final": "all", "progress": False}
+    table = cross_validation.crossvalidate(config, cohort, split, tmp_path, **options)
+    assert not (tmp_path / "final").exists()
+    card = Segmenter.load(tmp_path / "all" / "model").card
+    assert card["cross_validation"]["dice"]["mean"] == pytest.approx(table["dice"].mean())
+    assert card["quality"]["n"] == len(table) and card["validation"] == {}
+    trained = read_split(tmp_path / "all" / "split.csv")
+    assert (trained["subset"] == "development").all() and len(trained) == len(split)
+    assert card["split_fingerprint"] == split_fingerprint(trained) != split_fingerprint(split)
+    with pytest.raises(ValueError, match="final='test': expected one of"):
+        cross_validation.crossvalidate(config, cohort, split, tmp_path, final="test")
 
 
 def test_without_a_fold_all_but_the_test_patients_train(split: pd.DataFrame) -> None:

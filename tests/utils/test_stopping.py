@@ -181,11 +181,11 @@ def test_a_trial_that_a_signal_stops_is_replaced(
 def test_an_experiment_is_stopped_too(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
-    sides = np.where(cohort.slices["patient"] == cohort.patients.index[0], "validation", "train")
+    subsets = np.where(cohort.slices["patient"] == cohort.patients.index[0], "validation", "train")
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at("step", signal.SIGTERM, patch)
         with pytest.raises(Stopped):
-            train.validation_dice(CONFIG, cohort, sides, progress=False)
+            train.validation_dice(CONFIG, cohort, subsets, progress=False)
 
 
 @pytest.mark.parametrize("how", BOTH)

@@ -7,7 +7,7 @@ __all__, __getattr__ = lazy_names(
     {
         "clean_up": "left_behind",
         "cost": "Plan confirm estimate_cost",
-        "platform": "find_place missing ways",
+        "platform": "find_platform missing targets",
         "registry": "register resolve",
     },
 )

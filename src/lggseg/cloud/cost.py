@@ -47,15 +47,15 @@ class CostEstimate:
         return self.endpoint_hour * HOURS_A_MONTH
 
     def __str__(self) -> str:
-        parts = {
+        prices = {
             "training at most ${:,.2f}": self.train,
             "storage ${:,.2f} a month": self.storage_month,
             "the endpoint ${:,.2f} an hour": self.endpoint_hour,
             "which is ${:,.0f} a month until it is deleted": self.endpoint_month,
         }
-        said = ", ".join(text.format(price) for text, price in parts.items() if price)
+        items = ", ".join(text.format(price) for text, price in prices.items() if price)
         where = f"example prices of {self.prices['region']}, {self.prices['date']}"
-        return f"Cost: {said or 'nothing'} ({where}: check them)."
+        return f"Cost: {items or 'nothing'} ({where}: check them)."
 
 
 def prices() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from lggseg.cloud.platform import require_place
+from lggseg.cloud.platform import require_target
 from lggseg.inference.segmenter import Segmenter
 from lggseg.serving.client import Endpoint, http_sender
 
@@ -55,7 +55,7 @@ def deploy(
     np.False_
     """
     Segmenter.load(model)
-    require_place(where)
+    require_target(where)
     if where == "here":
         return _start(Path(model), free_port(port))
     if where == "sagemaker-local":
@@ -108,8 +108,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: IO[bytes]
     while time.monotonic() < end:
         if process.poll() is not None:
             log.seek(0)
-            said = log.read().decode(errors="replace")[-2000:]
-            raise RuntimeError(f"the server ended before it was ready. It said:\n{said}")
+            log_end = log.read().decode(errors="replace")[-2000:]
+            raise RuntimeError(f"the server ended before it was ready. It said:\n{log_end}")
         try:
             with urllib.request.urlopen(url, timeout=1):
                 return

@@ -41,8 +41,8 @@ def engine_problem() -> str:
         return 'docker: found no such command; install Docker, or use where="here".'
     answer = docker("version", "--format", "{{.Server.Version}}", timeout=ANSWER_SECONDS)
     if answer.returncode:
-        said = answer.stderr.strip().partition("\n")[0]
-        return f'docker: found no engine ({said}); start it, or use where="here".'
+        message = answer.stderr.strip().partition("\n")[0]
+        return f'docker: found no engine ({message}); start it, or use where="here".'
     if docker("compose", "version").returncode and not shutil.which("docker-compose"):
         return "docker: found no Docker Compose; install docker-compose."
     return ""
@@ -70,12 +70,12 @@ def require_space(folder: Path, gib: float = SPACE_GIB) -> None:
         )
 
 
-def workplace(made: ExitStack, image: str) -> Path:
+def workplace(stack: ExitStack, image: str) -> Path:
     """A new temporary folder, which ``made`` removes at its end, with the containers of Docker
     Compose that were started from files in it."""
-    root = Path(made.enter_context(TemporaryDirectory(prefix=PREFIX))).resolve()
-    made.callback(own_files, root, image)
-    made.callback(remove_containers, root)
+    root = Path(stack.enter_context(TemporaryDirectory(prefix=PREFIX))).resolve()
+    stack.callback(own_files, root, image)
+    stack.callback(remove_containers, root)
     return root
 
 

@@ -17,17 +17,17 @@ from lggseg.cloud.docker import engine_problem
 if TYPE_CHECKING:
     import pandas as pd
 
-PLACES = ("here", "sagemaker-local", "sagemaker")
+TARGETS = ("here", "sagemaker-local", "sagemaker")
 
 
-def require_place(where: str) -> None:
-    """Raise ``ValueError`` unless ``where`` is one of :data:`PLACES`."""
-    if where not in PLACES:
-        raise ValueError(f"where={where!r}: expected one of {PLACES}")
+def require_target(where: str) -> None:
+    """Raise ``ValueError`` unless ``where`` is one of :data:`TARGETS`."""
+    if where not in TARGETS:
+        raise ValueError(f"where={where!r}: expected one of {TARGETS}")
 
 
 @dataclass(frozen=True)
-class Place:
+class Platform:
     """kind: ``laptop``, ``Studio`` or ``notebook instance``; region, role (of SageMaker's jobs) and
     gpu: empty where none is known; credentials, docker (an engine answers), sdk (``sagemaker`` is
     installed): whether they are there."""
@@ -41,13 +41,13 @@ class Place:
     sdk: bool
 
 
-def find_place() -> Place:
+def find_platform() -> Platform:
     """Find out where this process runs."""
     metadata, (region, credentials) = studio(), configured()
     kind = "laptop"
     if metadata:
         kind = "Studio" if "DomainId" in metadata else "notebook instance"
-    return Place(
+    return Platform(
         kind=kind,
         region=region,
         role=known_role(),
@@ -70,41 +70,41 @@ def _gpu() -> str:
     return ", ".join(names.stdout.splitlines())
 
 
-def missing(place: Place) -> dict[str, list[str]]:
+def missing(platform: Platform) -> dict[str, list[str]]:
     """What each way to run lacks here, a next step each; a way without any is open."""
-    in_studio = place.kind == "Studio"
-    sdk = [] if place.sdk else ["pip install -e '.[aws]'"]
+    in_studio = platform.kind == "Studio"
+    sdk = [] if platform.sdk else ["pip install -e '.[aws]'"]
     docker = (
         "enable Docker access in the Studio domain's settings, install docker"
         if in_studio
         else "install Docker and start it"
     )
-    local = sdk + ([] if place.docker else [docker])
+    local = sdk + ([] if platform.docker else [docker])
     needs = {
-        "run `aws configure` or `aws sso login`": place.credentials,
-        "set AWS_REGION, us-east-1 for example": place.region,
-        f"set {ROLE_VARIABLE} to the ARN of a role that SageMaker may assume": place.role,
+        "run `aws configure` or `aws sso login`": platform.credentials,
+        "set AWS_REGION, us-east-1 for example": platform.region,
+        f"set {ROLE_VARIABLE} to the ARN of a role that SageMaker may assume": platform.role,
     }
     away = sdk + [step for step, there in needs.items() if not there]
-    return dict(zip(PLACES, ([], local, away), strict=True))
+    return dict(zip(TARGETS, ([], local, away), strict=True))
 
 
-def ways(place: Place) -> pd.DataFrame:
+def targets(platform: Platform) -> pd.DataFrame:
     """A row for each way to run: ``WHERE`` (index), open (✓ or –), what it is, next step."""
     import pandas as pd
 
     what = {
-        "here": f"in this process, on {place.gpu or 'the CPU'}",
+        "here": f"in this process, on {platform.gpu or 'the CPU'}",
         "sagemaker-local": "SageMaker's container on this machine, by Docker",
-        "sagemaker": f"AWS SageMaker, region {place.region or 'not set'}",
+        "sagemaker": f"AWS SageMaker, region {platform.region or 'not set'}",
     }
     rows = [
         {
-            "WHERE": way,
+            "WHERE": target,
             "open": "–" if steps else "✓",
-            "what it is": what[way],
-            "next step": "; ".join(steps) or f'set WHERE = "{way}" in a notebook',
+            "what it is": what[target],
+            "next step": "; ".join(steps) or f'set WHERE = "{target}" in a notebook',
         }
-        for way, steps in missing(place).items()
+        for target, steps in missing(platform).items()
     ]
     return pd.DataFrame(rows).set_index("WHERE")

@@ -65,8 +65,8 @@ def register(model: Path | str, name: str, *, aliases: Sequence[str] = (), to: s
 
 
 def _keep(model: Path, folder: Path) -> str:
-    with writing(folder), working_folder(folder, ".registering-") as beside:
-        copy = beside / "model"
+    with writing(folder), working_folder(folder, ".registering-") as staging:
+        copy = staging / "model"
         copy.mkdir()
         for file in model_files(model):
             shutil.copy2(file, copy / file.name)

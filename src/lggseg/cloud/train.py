@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lggseg.cloud.cost import Plan
-from lggseg.cloud.platform import require_place
+from lggseg.cloud.platform import require_target
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.utils.errors import DataError
@@ -40,7 +40,7 @@ def train(
     checkpoint is left behind then.
     """
     run = Path(run)
-    require_place(where)
+    require_target(where)
     if where == "here":
         from lggseg.training.train import train as train_here
 

@@ -7,11 +7,11 @@ __all__, __getattr__ = lazy_names(
     {
         "cache": "cached_cohorts",
         "codecs": "NPY TIFF npy_bytes",
-        "cohort": "Cohort load_cohort missing_sequences subset",
+        "cohort": "Cohort load_cohort missing_sequences select_patients",
         "kaggle": "find_cohort",
         "nifti": "read_nifti",
         "simulation": "cohort_root make_cohort",
         "slices": "read_volume",
-        "splits": "check_no_leakage fold_sides make_split patients_of read_split write_split",
+        "splits": "check_no_leakage slice_subsets make_split patients_of read_split write_split",
     },
 )

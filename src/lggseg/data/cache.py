@@ -60,7 +60,7 @@ def cached_cohorts() -> list[Path]:
 
 def _cache_folder(tree: Path, patients: Mapping[Path, Files]) -> Path:
     """``<cache>/<hash of the place>-<hash of what lies there>``. Raises ``DataError``."""
-    place = hashlib.blake2b(os.fsencode(tree.resolve()), digest_size=6).hexdigest()
+    tree_key = hashlib.blake2b(os.fsencode(tree.resolve()), digest_size=6).hexdigest()
     content = hashlib.blake2b(digest_size=12)
     for folder, files in patients.items():
         for pair in files.pairs:
@@ -69,7 +69,7 @@ def _cache_folder(tree: Path, patients: Mapping[Path, Files]) -> Path:
                 times = facts.st_mtime_ns, facts.st_ctime_ns
                 state = (folder.name, path.name, facts.st_size, *times)
                 content.update(repr(state).encode())
-    return cache_root() / f"{place}-{content.hexdigest()}"
+    return cache_root() / f"{tree_key}-{content.hexdigest()}"
 
 
 def _stat(path: Path) -> os.stat_result:
@@ -94,10 +94,10 @@ def _is_whole(cache: Path) -> bool:
     return bool(meta.get("version") == _CACHE_VERSION and meta.get("bytes") == found)
 
 
-def _is_trusted(place: os.stat_result) -> bool:
+def _is_trusted(status: os.stat_result) -> bool:
     """Whether nobody but this user and root can have written what lies in a folder."""
-    ours = not hasattr(os, "getuid") or place.st_uid in (0, os.getuid())
-    return stat.S_ISDIR(place.st_mode) and ours and not place.st_mode & 0o022
+    ours = not hasattr(os, "getuid") or status.st_uid in (0, os.getuid())
+    return stat.S_ISDIR(status.st_mode) and ours and not status.st_mode & 0o022
 
 
 def _sizes(cache: Path) -> dict[str, int | str]:
@@ -116,8 +116,8 @@ def _build_cache(cache: Path, patients: Mapping[Path, Files], progress: bool) ->
     with writing(cache.parent, _ELSEWHERE):
         new_folder(cache.parent, 0o700, _ELSEWHERE)
         _check_room(cache.parent, len(slices) * SIZE * SIZE * 4)
-        with working_folder(cache.parent, _BUILDING) as beside:
-            built = beside / cache.name
+        with working_folder(cache.parent, _BUILDING) as staging:
+            built = staging / cache.name
             built.mkdir(0o700)  # scans of patients: for this user's eyes alone
             _write_cache(built, slices, progress)
             for file in built.iterdir():
@@ -174,7 +174,7 @@ def _write_cache(folder: Path, slices: list[tuple[str, int, Path, Path]], progre
 
 def slice_facts(image: np.ndarray, mask: np.ndarray) -> SliceFacts:
     """Tumour pixels, whether the image is blank, and the digests of image and mask."""
-    digests = [hashlib.blake2b(part.data, digest_size=16).hexdigest() for part in (image, mask)]
+    digests = [hashlib.blake2b(array.data, digest_size=16).hexdigest() for array in (image, mask)]
     return int(np.count_nonzero(mask)), int(image.max()) <= BLANK, digests[0], digests[1]
 
 
@@ -193,9 +193,9 @@ def _write_pixels(
 
     def write(row: int) -> SliceFacts:
         image, mask = read_image(pairs[row][0]), read_mask(pairs[row][1])
-        place = start + row * (image.size + mask.size)
+        offset = start + row * (image.size + mask.size)
         # Written rather than memory-mapped: a page fault for every 4 KiB takes twice as long.
-        written = os.pwritev(file, [image.data, mask.data], place)
+        written = os.pwritev(file, [image.data, mask.data], offset)
         if written != image.size + mask.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return slice_facts(image, mask)

@@ -20,8 +20,8 @@ _RESTORE = "Restore Kaggle's data.csv."
 
 def clinical_files(root: Path, folders: Sequence[Path]) -> list[Path]:
     """The tables data.csv of the folder that holds all patients, and of those that hold some."""
-    places = dict.fromkeys([root, *(folder.parent for folder in folders)])
-    return [place / CLINICAL for place in places if (place / CLINICAL).exists()]
+    above = dict.fromkeys([root, *(folder.parent for folder in folders)])
+    return [folder / CLINICAL for folder in above if (folder / CLINICAL).exists()]
 
 
 def read_clinical(root: Path, folders: Sequence[Path]) -> pd.DataFrame:

@@ -42,7 +42,7 @@ def mask_tiff(mask: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def read_npy(body: bytes, most: int) -> np.ndarray:
+def read_npy(body: bytes, max_slices: int) -> np.ndarray:
     """A volume, uint8 ``(slices, 256, 256, 3)``, of at most so many slices, from an npy file.
 
     Raises ``Refused``.
@@ -51,8 +51,8 @@ def read_npy(body: bytes, most: int) -> np.ndarray:
     if dtype != np.uint8 or len(shape) != 4 or shape[1:] != (SIZE, SIZE, 3) or shape[0] < 1:
         found = f"{dtype} {shape}"
         raise Refused(422, found[:200], _VOLUME, "Send the volume in that form.")
-    if shape[0] > most:
-        raise _too_many(f"{shape[0]} slices", most)
+    if shape[0] > max_slices:
+        raise _too_many(f"{shape[0]} slices", max_slices)
     if len(body) - start != shape[0] * _PAGE:
         found = f"{len(body) - start} bytes after the header"
         action = "The file was cut off or added to: send it again."
@@ -79,23 +79,23 @@ def _npy_header(body: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]
         raise Refused(400, found, f"an npy file of {_VOLUME}", action) from error
 
 
-def _too_many(found: str, most: int) -> Refused:
+def _too_many(found: str, max_slices: int) -> Refused:
     action = (
         "Send fewer slices, or use lggseg.serving.client.segment, which sends parts of a volume."
     )
-    return Refused(413, found, f"at most {most}", action)
+    return Refused(413, found, f"at most {max_slices}", action)
 
 
-def read_tiff(body: bytes, most: int) -> np.ndarray:
+def read_tiff(body: bytes, max_slices: int) -> np.ndarray:
     """A volume, uint8 ``(slices, 256, 256, 3)``, of at most so many slices, from a TIFF
     (:mod:`lggseg.data.tiff`). Raises ``Refused``."""
-    return _pages(body, most, 3, _VOLUME)
+    return _pages(body, max_slices, 3, _VOLUME)
 
 
-def read_mask_tiff(body: bytes, most: int) -> np.ndarray:
+def read_mask_tiff(body: bytes, max_slices: int) -> np.ndarray:
     """A mask, bool ``(slices, 256, 256)``, of at most so many slices, from a TIFF as
     :func:`mask_tiff` writes it. Raises ``Refused``."""
-    pixels = _pages(body, most, 1, _MASK)[..., 0]
+    pixels = _pages(body, max_slices, 1, _MASK)[..., 0]
     if np.any((pixels != 0) & (pixels != 255)):
         other = int(pixels[(pixels != 0) & (pixels != 255)][0])
         action = "Write tumour as 255 and everything else as 0."
@@ -103,11 +103,11 @@ def read_mask_tiff(body: bytes, most: int) -> np.ndarray:
     return pixels > 0
 
 
-def _pages(body: bytes, most: int, samples: int, content: str) -> np.ndarray:
+def _pages(body: bytes, max_slices: int, samples: int, content: str) -> np.ndarray:
     try:
-        return read_pages(body, most, samples)
+        return read_pages(body, max_slices, samples)
     except BadTiff as error:
         if error.status == 413:
-            raise _too_many(error.found, most) from error
+            raise _too_many(error.found, max_slices) from error
         action = error.action or "Write one uncompressed page of 8 bits a slice."
         raise Refused(error.status, error.found, f"a TIFF of {content}", action) from error

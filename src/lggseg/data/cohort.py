@@ -85,12 +85,12 @@ def load_cohort(root: Path | str, *, progress: bool = True) -> Cohort:
     # Where data.csv has a column of ours, its own gets a longer name.
     patients = _patients_table(slices).join(clinical, rsuffix=" of data.csv")
     pixels = np.load(cache / "pixels.npy", mmap_mode="c")
-    places = {found.root, *(folder.parent for folder in found.patients)}
-    simulated = any((place / "simulated.json").exists() for place in places)
+    above = {found.root, *(folder.parent for folder in found.patients)}
+    simulated = any((folder / "simulated.json").exists() for folder in above)
     return Cohort(found.root, *_views(pixels), slices, patients, fingerprint, simulated)
 
 
-def subset(cohort: Cohort, patients: Collection[str]) -> Cohort:
+def select_patients(cohort: Cohort, patients: Collection[str]) -> Cohort:
     """The cohort of these patients alone, its pixels copied into memory; the fingerprint stays that
     of the cohort which it is a part of."""
     rows = cohort.slices["patient"].isin(patients).to_numpy()

@@ -94,7 +94,11 @@ def files_below(root: Path) -> Iterator[Source]:
             except OSError:
                 continue
             if found:
-                yield Source(str(path), partial(path.open, "rb"))
+                yield Source(str(path), partial(_opened, path))
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
 def read_studies(sources: Iterable[Source], label: str) -> list[list[Series]]:

@@ -15,7 +15,7 @@ import numpy as np
 from nibabel.fileholders import FileHolder
 
 from lggseg.data.dicom import FEWEST, MR, Series, Source, pydicom
-from lggseg.data.nifti import MOST_SLICES, MOST_VOXELS, Scan, check_header, volume_of
+from lggseg.data.nifti import MAX_SLICES, MAX_VOXELS, Scan, check_header, volume_of
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
 from lggseg.utils.errors import DataError
 
@@ -30,17 +30,19 @@ _SAME = {"Rows": 0, "Columns": 0, "PixelSpacing": 1e-3, "ImageOrientationPatient
 _GAP = 0.05
 
 
-def read_volume(series: Series, most: int = MOST_VOXELS) -> tuple[nib.Nifti1Image, list[Dataset]]:
+def read_volume(
+    series: Series, max_voxels: int = MAX_VOXELS
+) -> tuple[nib.Nifti1Image, list[Dataset]]:
     """A series as a scan in NIfTI's axes, and its data sets with pixels in the order of its slices.
 
-    most: voxels at the most. Raises ``DataError`` that names the series.
+    max_voxels: at the most. Raises ``DataError`` that names the series.
     """
     label = str(series)
     slices = _sorted(label, [_read(source) for source in series.sources])
     first = slices[0]
     shape = (int(first.Columns), int(first.Rows), len(slices))
-    if np.prod(shape, dtype=object) > most or len(slices) > MOST_SLICES:
-        expected = f"at most {most} voxels and {MOST_SLICES} slices"
+    if np.prod(shape, dtype=object) > max_voxels or len(slices) > MAX_SLICES:
+        expected = f"at most {max_voxels} voxels and {MAX_SLICES} slices"
         raise DataError(label, f"{' × '.join(map(str, shape))} voxels", expected, _CONVERT)
     values = np.empty(shape, np.float32)
     for place, dataset in enumerate(slices):
@@ -55,7 +57,7 @@ def read_volume(series: Series, most: int = MOST_VOXELS) -> tuple[nib.Nifti1Imag
 
 
 def study_volume(
-    chosen: Mapping[str, Series], *, register: bool = False, most: int = MOST_VOXELS
+    chosen: Mapping[str, Series], *, register: bool = False, max_voxels: int = MAX_VOXELS
 ) -> tuple[np.ndarray, Scan, list[Dataset]]:
     """What :func:`lggseg.data.nifti.read_nifti` returns, of the series that
     :func:`lggseg.data.dicom.choose` chose, and the data sets of FLAIR in the order of its slices.
@@ -63,7 +65,7 @@ def study_volume(
     The notes of the scan say which series was taken for what, and why. Raises ``DataError``.
     """
     kept, left_out = (dict(chosen), []) if register else same_space(chosen)
-    read = {role: read_volume(series, most) for role, series in kept.items()}
+    read = {role: read_volume(series, max_voxels) for role, series in kept.items()}
     volume, scan = volume_of({role: image for role, (image, _) in read.items()}, register=register)
     taken = [f"{role}: {series}, for {series.why}." for role, series in kept.items()]
     scan = replace(scan, notes=(*taken, *left_out, *scan.notes))

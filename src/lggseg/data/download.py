@@ -27,13 +27,13 @@ def download(dest: Path | str) -> Path:
     import kagglehub
 
     try:
-        found = find_tree(kagglehub.dataset_download(DATASET))
+        tree = find_tree(kagglehub.dataset_download(DATASET))
     except Exception as error:  # no network, no rights, a changed data set: one answer to all
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         message = f"{DATASET} could not be downloaded. {BY_HAND}\nThe cause: {reason}"
         raise RuntimeError(message) from error
-    beside = target.with_name(".kaggle_3m.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(found, beside)
-    beside.rename(target)
+    staging = target.with_name(".kaggle_3m.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.copytree(tree, staging)
+    staging.rename(target)
     return target

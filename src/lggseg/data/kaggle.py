@@ -24,7 +24,7 @@ _TIFF = re.compile(r"\.tiff?$", re.I)
 _IMAGE = re.compile(r"\.(tiff?|nii(\.gz)?|mgz|dcm|png|jpe?g|bmp)$", re.I)
 # What operating systems put on a disk of their own.
 _SYSTEM = ("lost+found", "System Volume Information", "$RECYCLE.BIN", "__MACOSX")
-_MOST_NAMED = 20
+_MAX_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Survey:
         """Say what is left out, as warnings of the kind ``LeftOut``; ``of_refused``: also of the
         patients that are refused."""
         sentences = [*map(str, self.refused if of_refused else []), *self.left_out]
-        more = len(sentences) - _MOST_NAMED
+        more = len(sentences) - _MAX_NAMED
         rest = [f"{self.root}: left out files of {more} more folders."] if more > 0 else []
-        for sentence in [*sentences[:_MOST_NAMED], *rest]:
+        for sentence in [*sentences[:_MAX_NAMED], *rest]:
             warnings.warn(sentence, LeftOut, stacklevel=3)
 
 
@@ -194,9 +194,9 @@ def _folders(root: Path, left_out: list[str]) -> Iterator[tuple[int, Path, list[
                 if folder.name not in _SYSTEM:
                     left_out.append(f"Left out {printable(str(error))}")
                 continue
-            if (place := (stat.st_dev, stat.st_ino, folder.name)) in seen:
+            if (identity := (stat.st_dev, stat.st_ino, folder.name)) in seen:
                 continue
-            seen.add(place)
+            seen.add(identity)
             below += [Path(entry.path) for entry in entries if _is_folder(entry)]
             yield depth, folder, [entry.name for entry in entries]
         level = [folder for folder in below if folder.name not in _SYSTEM]

@@ -21,14 +21,14 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 from lggseg.data.grids import registered, resampled, same_grid
 from lggseg.data.scans import CONVERT, EXPECTED, open_scan
-from lggseg.preprocessing.resampling import PIXEL, Grid, finite, slices_apart
+from lggseg.preprocessing.resampling import PIXEL, Grid, finite, slice_stride
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
 from lggseg.utils.errors import DataError
 
 SUFFIX = re.compile(r"\.((nii|mgh|hdr|img)(\.gz)?|mgz)$", re.IGNORECASE)
 _HALF = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
-MOST_VOXELS = 2**28  # of a scan: 640 × 640 × 655, or 1 GiB as 32-bit floats
-MOST_SLICES = 1024
+MAX_VOXELS = 2**28  # of a scan: 640 × 640 × 655, or 1 GiB as 32-bit floats
+MAX_SLICES = 1024
 # Slices upwards, rows front to back, columns from the patient's right to the left.
 AXES = axcodes2ornt(("S", "P", "L"))
 VOXEL = (0.1, 20.0)  # the shortest and the longest edge of a voxel that is taken for millimetres
@@ -58,9 +58,9 @@ class Scan:
         return float(_spacing(self.flair)[0]), PIXEL, PIXEL
 
     @property
-    def apart(self) -> int:
+    def slice_stride(self) -> int:
         """How many slices further a neighbour is as far as in the training data."""
-        return slices_apart(self.spacing[0])
+        return slice_stride(self.spacing[0])
 
     @property
     def voxel_ml(self) -> float:
@@ -160,11 +160,11 @@ def _open(path: Path) -> nib.Nifti1Image:
     header, voxels = _pair(path)
     with header.open("rb") as file, ExitStack() as stack:
         image = open_scan(
-            file, str(path), MOST_VOXELS, lambda: stack.enter_context(voxels.open("rb"))
+            file, str(path), MAX_VOXELS, lambda: stack.enter_context(voxels.open("rb"))
         )
     check_header(path, image)
-    if (slices := slices_of(image)) > MOST_SLICES:
-        raise DataError(path, f"{slices} slices", f"at most {MOST_SLICES}", "Crop or resample it.")
+    if (slices := slices_of(image)) > MAX_SLICES:
+        raise DataError(path, f"{slices} slices", f"at most {MAX_SLICES}", "Crop or resample it.")
     return image
 
 

@@ -20,8 +20,8 @@ from nibabel.freesurfer.mghformat import MGHHeader
 from lggseg.data.signatures import is_gzip, kind_of
 from lggseg.utils.errors import Refused
 
-MOST_SKIPPED = 2**24  # bytes of header extensions
-MOST_AFTER = 2**20  # bytes after the voxels
+MAX_SKIPPED = 2**24  # bytes of header extensions
+MAX_AFTER = 2**20  # bytes after the voxels
 _LONGEST = 540  # bytes of a header
 _LARGEST = 8  # bytes of a voxel
 _MGH_VOXELS = 284  # where the voxels of an MGH file begin
@@ -46,7 +46,7 @@ class _Head(NamedTuple):
 
 
 def open_scan(
-    file: BinaryIO, name: str, most: int, voxels: Callable[[], BinaryIO] | None = None
+    file: BinaryIO, name: str, max_voxels: int, voxels: Callable[[], BinaryIO] | None = None
 ) -> nib.Nifti1Image:
     """A scan of at most so many voxels and of three dimensions; its voxels are in memory as they
     are stored. voxels: opens the second file of a pair .hdr/.img.
@@ -57,7 +57,7 @@ def open_scan(
         stream = _inflated(file)
         block = stream.read(_LONGEST)
         head = _read_header(block, name)
-        _check_size(head, name, most)
+        _check_size(head, name, max_voxels)
         if head.pair:
             if voxels is None:
                 action = f"Put both into one file: `nib-convert {name} scan.nii.gz`."
@@ -98,10 +98,10 @@ def _read_header(block: bytes, name: str) -> _Head:
     raise _unreadable(name, kind or "an unknown kind of header", _AGAIN if not block else CONVERT)
 
 
-def _nifti(kind: type[nib.Nifti1Header], block: bytes, magic: bytes, place: int) -> _Head:
+def _nifti(kind: type[nib.Nifti1Header], block: bytes, magic: bytes, position: int) -> _Head:
     pair = magic[1:2] == b"i"
     # As if it were one file, which a mask of it will be.
-    header = kind(block[: place + 1] + b"+" + block[place + 2 :])
+    header = kind(block[: position + 1] + b"+" + block[position + 2 :])
     start, shortest = int(header["vox_offset"]), 0 if pair else len(block) + 4
     if start < shortest:
         raise ValueError(f"voxels from byte {start} on, inside the header")
@@ -123,7 +123,7 @@ def _mgh(block: bytes) -> _Head:
     return _Head(header, old.get_data_dtype(), _MGH_VOXELS, (1.0, 0.0), False)
 
 
-def _check_size(head: _Head, name: str, most: int) -> None:
+def _check_size(head: _Head, name: str, max_voxels: int) -> None:
     """Refuse other shapes than a scan's; a single slice or a series of one volume is taken for
     three dimensions."""
     shape = tuple(int(edge) for edge in head.header.get_data_shape())
@@ -136,9 +136,9 @@ def _check_size(head: _Head, name: str, most: int) -> None:
     if head.dtype.kind not in "iuf" or head.dtype.itemsize > _LARGEST:
         raise Refused(422, f"{head.dtype} voxels", "grey levels", CONVERT, name)
     count = int(np.prod(space, dtype=object))
-    if count > most or head.start > MOST_SKIPPED:
+    if count > max_voxels or head.start > MAX_SKIPPED:
         found = f"a header that declares {count} voxels from byte {head.start} on"
-        expected = f"at most {most} voxels, from byte {MOST_SKIPPED} on at the latest"
+        expected = f"at most {max_voxels} voxels, from byte {MAX_SKIPPED} on at the latest"
         raise Refused(413, found, expected, "Crop or resample it.", name)
     head.header.set_data_shape(space)
 
@@ -151,8 +151,8 @@ def _read_voxels(stream: BinaryIO, block: bytes, head: _Head, name: str) -> byte
     if len(raw) < count:
         raise _unreadable(name, f"{len(raw)} bytes of {count} of voxels: it was cut off")
     # To the end, where gzip compares its checksum.
-    if isinstance(stream, gzip.GzipFile) and len(stream.read(MOST_AFTER + 1)) > MOST_AFTER:
-        raise Refused(413, "more bytes after the voxels", f"up to {MOST_AFTER}", _AGAIN, name)
+    if isinstance(stream, gzip.GzipFile) and len(stream.read(MAX_AFTER + 1)) > MAX_AFTER:
+        raise Refused(413, "more bytes after the voxels", f"up to {MAX_AFTER}", _AGAIN, name)
     return raw
 
 

@@ -94,8 +94,8 @@ def _stretched(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     planes = volume.astype(np.float64)
     planes = np.stack([_between(_between(plane, 0, shape[1]), 1, shape[2]) for plane in planes])
     stretched = np.empty(shape, np.float32)
-    places = zip(stretched, *_neighbours(len(planes), shape[0]), strict=True)
-    for plane, low, high, weight in places:
+    sampled = zip(stretched, *_neighbours(len(planes), shape[0]), strict=True)
+    for plane, low, high, weight in sampled:
         plane[...] = planes[low] * (1 - weight) + planes[high] * weight
     return stretched
 
@@ -119,25 +119,25 @@ def deformed(slices: int, pixel: float, rng: np.random.Generator) -> Anatomy:
     """The anatomy of one patient: the template, turned, scaled and smoothly displaced."""
     shape, (_, height, width) = (slices, SIZE, SIZE), template()[1].shape
     turn, tilt = rng.normal(0, 0.06), rng.normal(0, 0.04)
-    pitch, side = (pixel * rng.normal(1, 0.035, 2)).astype(np.float32)
+    pitch, width_scale = (pixel * rng.normal(1, 0.035, 2)).astype(np.float32)
     across = np.arange(SIZE, dtype=np.float32) - SIZE / 2
     upwards = np.linspace(rng.uniform(0, 16), rng.uniform(151, 166), slices, dtype=np.float32)
-    z, y, x = np.meshgrid(upwards, across * pitch, across * side, indexing="ij")
+    z, y, x = np.meshgrid(upwards, across * pitch, across * width_scale, indexing="ij")
     rows = math.cos(turn) * y - math.sin(turn) * x + height / 2
     columns = math.sin(turn) * y + math.cos(turn) * x + width / 2
-    place = np.stack([z + tilt * y, rows, columns])
-    for axis in place:
+    points = np.stack([z + tilt * y, rows, columns])
+    for axis in points:
         axis += 3.0 * smooth_noise(shape, (6, 40, 40), rng)
-    return Anatomy(*_interpolated(place))
+    return Anatomy(*_interpolated(points))
 
 
-def _interpolated(place: np.ndarray) -> np.ndarray:
+def _interpolated(coordinates: np.ndarray) -> np.ndarray:
     """The maps of the template at places ``(3, slices, height, width)`` by trilinear interpolation:
     float32 ``(maps, slices, height, width)``. What ``ndimage.map_coordinates`` of order 1 gives
     wherever anything is drawn, 0 elsewhere, for all maps at once and so several times faster."""
     maps, drawn = template()
-    result = np.zeros((place.shape[1], place[0, 0].size, maps.shape[1]), np.float32)
-    for slice_, points in zip(result, place.swapaxes(0, 1), strict=True):
+    result = np.zeros((coordinates.shape[1], coordinates[0, 0].size, maps.shape[1]), np.float32)
+    for slice_, points in zip(result, coordinates.swapaxes(0, 1), strict=True):
         points = points.reshape(3, -1).astype(np.float64)
         # A place on the last voxel lies at the end of the cube before it.
         low = [
@@ -150,7 +150,7 @@ def _interpolated(place: np.ndarray) -> np.ndarray:
         weights = [(p - start)[chosen] for p, start in zip(points, low, strict=True)]
         first = np.ravel_multi_index([start[chosen] for start in low], drawn.shape)
         slice_[chosen] = _in_cubes(maps, drawn.shape, first, weights)
-    return np.moveaxis(result, -1, 0).reshape(-1, *place.shape[1:])
+    return np.moveaxis(result, -1, 0).reshape(-1, *coordinates.shape[1:])
 
 
 def _in_cubes(
@@ -186,8 +186,8 @@ def make_tumour(
     noise = smooth_noise(brain.shape, (3, 22, 22), rng)
     noise += 0.5 * smooth_noise(brain.shape, (2, 8, 8), rng)
     depth = 1 - np.sqrt(sum(squares)) + rough * 0.4 * (noise - noise[tuple(centre)])
-    parts, _ = ndimage.label((depth > 0) & brain)
-    mask = parts == parts[tuple(centre)]
+    components, _ = ndimage.label((depth > 0) & brain)
+    mask = components == components[tuple(centre)]
     soft = ndimage.gaussian_filter(mask.astype(np.float32), (0, 2.5, 2.5)) * brain
     return mask, soft
 

@@ -115,13 +115,13 @@ def make_cohort(
         return root
     with writing(root):
         root.parent.mkdir(parents=True, exist_ok=True)
-        with working_folder(root.parent, ".simulating-") as beside:
-            _write_tree(beside / "kaggle_3m", facts, progress)
+        with working_folder(root.parent, ".simulating-") as staging:
+            _write_tree(staging / "kaggle_3m", facts, progress)
             # Another process may have made the same cohort meanwhile, and someone may read it.
             if not _is_cohort(root, facts):
                 if root.exists():
-                    root.rename(beside / "replaced")
-                (beside / "kaggle_3m").rename(root)
+                    root.rename(staging / "replaced")
+                (staging / "kaggle_3m").rename(root)
     return root
 
 
@@ -182,8 +182,8 @@ def plan_cohort(patients: int, seed: int) -> list[Plan]:
     """Institutions, missing sequences and blank slices at the real rates, clusters at random."""
     rng = np.random.default_rng([seed, 0])
     shares = np.cumsum([scanner.patients for scanner in SCANNERS.values()])
-    places = (np.arange(patients) + 0.5) / patients * shares[-1]
-    institutions = [list(SCANNERS)[share] for share in np.searchsorted(shares, places)]
+    quantiles = (np.arange(patients) + 0.5) / patients * shares[-1]
+    institutions = [list(SCANNERS)[share] for share in np.searchsorted(shares, quantiles)]
     missing = rng.permutation(missing_sequences(patients)).tolist()
     blank = rng.permutation(np.arange(patients) < max(1, round(BLANK * patients))).tolist()
     clusters = rng.permutation(np.arange(patients) % 4 + 1).tolist()

@@ -36,17 +36,17 @@ def read_volume(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 # Pages of a volume in one TIFF, and bytes of a TIFF: uncompressed, with room for its tags.
-MOST_PAGES = 2048
-MOST_TIFF_BYTES = MOST_PAGES * (SIZE * SIZE * 4 + 4096)
+MAX_PAGES = 2048
+MAX_TIFF_BYTES = MAX_PAGES * (SIZE * SIZE * 4 + 4096)
 
 
-def _read_tiff(path: Path, samples: int, most: int, expected: str, action: str) -> np.ndarray:
+def _read_tiff(path: Path, samples: int, max_pages: int, expected: str, action: str) -> np.ndarray:
     """At most so many pages of a TIFF: uint8 ``(pages, 256, 256, samples)``. ``action`` is what to
     do with a whole TIFF of something else than ``expected``."""
     try:
-        if path.stat().st_size > MOST_TIFF_BYTES:
-            raise BadTiff(413, f"more than {MOST_TIFF_BYTES} bytes")
-        return read_pages(path.read_bytes(), most, samples)
+        if path.stat().st_size > MAX_TIFF_BYTES:
+            raise BadTiff(413, f"more than {MAX_TIFF_BYTES} bytes")
+        return read_pages(path.read_bytes(), max_pages, samples)
     except BadTiff as error:
         expected = "a TIFF of 8 bits" if error.status == 400 else expected
         raise DataError(path, error.found, expected, error.action or action) from error
@@ -71,7 +71,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def _read_pages(path: Path) -> np.ndarray:
-    expected = f"uint8 of shape (slices, {SIZE}, {SIZE}, 3), at most {MOST_PAGES} slices"
+    expected = f"uint8 of shape (slices, {SIZE}, {SIZE}, 3), at most {MAX_PAGES} slices"
     action = "Write one RGB page a slice: pre-contrast, FLAIR, post-contrast. "
     action += "Or give the scans as NIfTI, which may have any size and depth."
-    return _read_tiff(path, 3, MOST_PAGES, expected, action)
+    return _read_tiff(path, 3, MAX_PAGES, expected, action)

@@ -14,15 +14,15 @@ from lggseg.data.cohort import Cohort
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import private_folder, read_table, write_table
 
-COLUMNS = ["patient", "institution", "tumour_pixels", "role", "fold"]
-ROLES = ("train", "validation", "test")
+COLUMNS = ["patient", "institution", "tumour_pixels", "subset", "fold"]
+SUBSETS = ("train", "validation", "test")
 NO_FOLD = -1
 # How to come by a split, for messages.
 MAKE = "Run notebook 02_patient_split, or `lggseg split DATA --out split.csv`."
 
 
 class LeakageError(ValueError):
-    """The same patient, or the very same slice, stands on two sides of a split."""
+    """The same patient, or the very same slice, is in two subsets of a split."""
 
 
 def make_split(
@@ -32,17 +32,17 @@ def make_split(
 
     Patients are sorted by institution and tumour burden; one of each run of neighbours, drawn at
     random, is held out, and each further run of ``folds`` neighbours is dealt over the folds. So
-    every side sees every institution and tumour size. Returns the columns patient, institution,
-    tumour_pixels, role (test or development) and fold (-1 for test), sorted by patient. Raises
+    every subset has every institution and tumour size. Returns the columns patient, institution,
+    tumour_pixels, subset (test or development) and fold (-1 for test), sorted by patient. Raises
     ``ValueError`` when there are fewer patients than folds to fill.
 
     >>> from lggseg.data.cohort import load_cohort
     >>> from lggseg.data.simulation import make_cohort
     >>> cohort = load_cohort(make_cohort("data", patients=4, progress=False), progress=False)
     >>> split = make_split(cohort, test_fraction=0.25, folds=3)
-    >>> split["role"].value_counts().to_dict()
+    >>> split["subset"].value_counts().to_dict()
     {'development': 3, 'test': 1}
-    >>> check_no_leakage(cohort, slice_sides(cohort, split))
+    >>> check_no_leakage(cohort, slice_folds(cohort, split))
     """
     rng = np.random.default_rng(seed)
     table = cohort.patients.reset_index()[COLUMNS[:3]]
@@ -53,12 +53,44 @@ def make_split(
         raise ValueError(f"{cohort.root}: found {found}; expected at least {folds} others to fold.")
     blocks = np.array_split(np.arange(len(table)), held_out) if held_out else []
     test = [rng.choice(block) for block in blocks]
-    table["role"] = np.where(table.index.isin(test), "test", "development")
+    table["subset"] = np.where(table.index.isin(test), "test", "development")
     table["fold"] = -1
-    others = table.index[table["role"] == "development"]
+    others = table.index[table["subset"] == "development"]
     deals = [rng.permutation(folds) for _ in range(0, len(others), folds)]
     table.loc[others, "fold"] = np.concatenate(deals)[: len(others)]
     return table.sort_values("patient", ignore_index=True)
+
+
+def split_by_institution(split: pd.DataFrame, fewest: int = 5) -> pd.DataFrame:
+    """The same test patients, but a fold for each institution: validating on one after training on
+    the others shows what to expect of scanners and readers that the model has never seen.
+
+    Args:
+        split: What :func:`make_split` gives.
+        fewest: Institutions with fewer patients to develop with share the fold of the smallest of
+            the others, since they are too few to validate on.
+
+    Returns:
+        The same columns; institutions are numbered in alphabetical order.
+
+    Raises:
+        ValueError: There are not two institutions with so many patients.
+    """
+    others = split["subset"] == "development"
+    sizes = split["institution"][others].value_counts()
+    large = sorted(sizes.index[sizes >= fewest])
+    if len(large) < 2:
+        raise ValueError(f"found {len(large)} institutions of {fewest} patients, expected two")
+    smallest = large.index(min(large, key=lambda name: sizes[name]))
+    folds = {name: number for number, name in enumerate(large)}
+    fold = split["institution"].map(folds).fillna(smallest).astype(int)
+    return split.assign(fold=fold.where(others, NO_FOLD))
+
+
+def without_test(split: pd.DataFrame) -> pd.DataFrame:
+    """The split in which the test patients, already scored, train as well: those of fold 0."""
+    fold = split["fold"].where(split["fold"] != NO_FOLD, 0)
+    return split.assign(subset="development", fold=fold)
 
 
 def write_split(split: pd.DataFrame, path: Path | str, *, overwrite: bool = True) -> None:
@@ -87,7 +119,8 @@ def read_split(path: Path | str, cohort: Cohort | None = None) -> pd.DataFrame:
     """
     if not Path(path).is_file():
         raise DataError(path, "no such file", "the table of a patient split", MAKE)
-    split = read_table(Path(path), MAKE)
+    # Version 0.1 called the column `role`.
+    split = read_table(Path(path), MAKE).rename(columns={"role": "subset"})
     if list(split) != COLUMNS:
         raise DataError(path, f"the columns {list(split)}", str(COLUMNS), MAKE)
     split = split.assign(fold=_check_rows(path, split).astype(int))
@@ -102,10 +135,10 @@ def _check_rows(path: Path | str, split: pd.DataFrame) -> pd.Series:
     if patients.duplicated().any():
         twice = patients[patients.duplicated()].iloc[0]
         raise DataError(path, f"{twice} twice", "each patient once", MAKE)
-    test = split["role"] == "test"
-    other = patients[~test & (split["role"] != "development")]
+    test = split["subset"] == "test"
+    other = patients[~test & (split["subset"] != "development")]
     if len(other):
-        found = f"the role {split['role'][other.index[0]]!r} of {other.iloc[0]}"
+        found = f"the subset {split['subset'][other.index[0]]!r} of {other.iloc[0]}"
         raise DataError(path, found, "test or development", MAKE)
     fold = pd.to_numeric(split["fold"], errors="coerce")
     wrong = patients[(fold.isna() | (fold % 1 != 0)) | (fold.where(~test, -fold - 1) < 0)]
@@ -119,50 +152,53 @@ def check_patients(split: pd.DataFrame, cohort: Cohort, path: Path | str = "the 
     """Raise ``DataError`` that names a patient whom the split or the cohort lacks; ``path`` is what
     the split was read from."""
     split_has, cohort_has = set(split["patient"]), set(cohort.patients.index)
-    odd = sorted(split_has ^ cohort_has)
-    if odd:
-        place = f"in the split but not in {cohort.root}"
-        if odd[0] in cohort_has:
-            place = f"missing from it, in {cohort.root}"
-        found = f"{odd[0]} {place}" + (f", and {len(odd) - 1} more such" if odd[1:] else "")
+    differing = sorted(split_has ^ cohort_has)
+    if differing:
+        where = f"in the split but not in {cohort.root}"
+        if differing[0] in cohort_has:
+            where = f"missing from it, in {cohort.root}"
+        more = f", and {len(differing) - 1} more such" if differing[1:] else ""
+        found = f"{differing[0]} {where}{more}"
         raise DataError(path, found, "the cohort's patients", MAKE)
 
 
 def split_fingerprint(split: pd.DataFrame) -> str:
-    """The same for the same patients in the same roles and folds."""
-    rows = split.sort_values("patient")[["patient", "role", "fold"]].itertuples(index=False)
+    """The same for the same patients in the same subsets and folds."""
+    rows = split.sort_values("patient")[["patient", "subset", "fold"]].itertuples(index=False)
     return hashlib.blake2b(repr([tuple(row) for row in rows]).encode(), digest_size=16).hexdigest()
 
 
 def folds_of(split: pd.DataFrame) -> list[int]:
     """The numbers of the folds."""
-    return sorted(set(split["fold"][split["role"] != "test"]))
+    return sorted(set(split["fold"][split["subset"] != "test"]))
 
 
-def patients_of(split: pd.DataFrame, role: str, fold: int) -> list[str]:
+def patients_of(split: pd.DataFrame, subset: str, fold: int) -> list[str]:
     """Patients that train, that validate in ``fold``, or that test.
 
     In the fold ``NO_FOLD`` nobody validates: all but the test patients train. Raises
     ``ValueError``.
     """
-    if role not in ROLES:
-        raise ValueError(f"role {role!r}: expected one of {ROLES}")
+    if subset not in SUBSETS:
+        raise ValueError(f"subset {subset!r}: expected one of {SUBSETS}")
     if fold not in [NO_FOLD, *folds_of(split)]:
         raise ValueError(f"fold {fold}: expected one of {folds_of(split)}, or {NO_FOLD} for none")
-    test = split["role"] == "test"
+    test = split["subset"] == "test"
     chosen = {"test": test, "validation": (split["fold"] == fold) & ~test}
     chosen["train"] = ~test & ~chosen["validation"]
-    return split["patient"][chosen[role]].tolist()
+    return split["patient"][chosen[subset]].tolist()
 
 
-def fold_sides(cohort: Cohort, split: pd.DataFrame, fold: int) -> np.ndarray:
-    """The role of each slice in a fold: ``train``, ``validation`` or ``test``."""
-    roles = {patient: role for role in ROLES for patient in patients_of(split, role, fold)}
-    return cohort.slices["patient"].map(roles).to_numpy(dtype=str)
+def slice_subsets(cohort: Cohort, split: pd.DataFrame, fold: int) -> np.ndarray:
+    """The subset of each slice in a fold: ``train``, ``validation`` or ``test``."""
+    subsets = {
+        patient: subset for subset in SUBSETS for patient in patients_of(split, subset, fold)
+    }
+    return cohort.slices["patient"].map(subsets).to_numpy(dtype=str)
 
 
-def slice_sides(cohort: Cohort, split: pd.DataFrame) -> np.ndarray:
-    """The side of each slice: ``test`` or ``fold 0``, ``fold 1``, … (each validates in turn)."""
+def slice_folds(cohort: Cohort, split: pd.DataFrame) -> np.ndarray:
+    """The fold of each slice: ``test`` or ``fold 0``, ``fold 1``, … (each validates in turn)."""
     fold = cohort.slices["patient"].map(split.set_index("patient")["fold"])
     if fold.isna().any():
         patient = cohort.slices["patient"][fold.isna()].iloc[0]
@@ -170,29 +206,29 @@ def slice_sides(cohort: Cohort, split: pd.DataFrame) -> np.ndarray:
     return np.where(fold < 0, "test", "fold " + fold.astype(int).astype(str))
 
 
-def check_no_leakage(cohort: Cohort, sides: Sequence[str] | np.ndarray) -> None:
-    """Raise ``LeakageError`` if a patient, or a slice that is not blank, stands on two sides.
+def check_no_leakage(cohort: Cohort, subsets: Sequence[str] | np.ndarray) -> None:
+    """Raise ``LeakageError`` if a patient, or a slice that is not blank, is in two subsets.
 
-    sides: one label per slice of the cohort; an empty label means that the slice is not used.
+    subsets: one label per slice of the cohort; an empty label means that the slice is not used.
     """
-    table = cohort.slices.assign(side=np.asarray(sides))
-    table = table[table["side"] != ""]
-    _check_one_side(table, "patient", "patient {0}")
+    table = cohort.slices.assign(subset=np.asarray(subsets))
+    table = table[table["subset"] != ""]
+    _check_one_subset(table, "patient", "patient {0}")
     pictures = table[~table["blank"]].assign(
         name=lambda rows: rows["patient"] + "_" + rows["slice"].astype(str) + ".tif"
     )
-    _check_one_side(pictures, "digest", "the same picture, {1} and {2},")
+    _check_one_subset(pictures, "digest", "the same picture, {1} and {2},")
 
 
-def _check_one_side(table: pd.DataFrame, key: str, what: str) -> None:
-    count = table.groupby(key)["side"].nunique()
+def _check_one_subset(table: pd.DataFrame, key: str, what: str) -> None:
+    count = table.groupby(key)["subset"].nunique()
     if (count < 2).all():
         return
-    rows = table[table[key] == count.idxmax()].drop_duplicates("side")
+    rows = table[table[key] == count.idxmax()].drop_duplicates("subset")
     names = rows.get("name", rows["patient"]).tolist()
     raise LeakageError(
-        f"{what.format(count.idxmax(), *names)} stands on two sides: {rows['side'].tolist()[:2]}. "
-        "Expected one side. Split by patient (make_split) and remove copied slices."
+        f"{what.format(count.idxmax(), *names)} is in two subsets: {rows['subset'].tolist()[:2]}. "
+        "Expected one. Split by patient (make_split) and remove copied slices."
     )
 
 
@@ -202,10 +238,10 @@ def random_slice_split(
     """The leaky split of many tutorials: slices dealt at random, whoever they belong to.
 
     Returns a label per slice, ``train``, ``validation`` or empty (test patients), with as many
-    slices on each side as the patient split has in this fold.
+    slices in each subset as the patient split has in this fold.
     """
-    sides = fold_sides(cohort, split, fold)
-    sides[sides == "test"] = ""
-    used = np.flatnonzero(sides != "")
-    sides[used] = np.random.default_rng(seed).permutation(sides[used])
-    return sides
+    subsets = slice_subsets(cohort, split, fold)
+    subsets[subsets == "test"] = ""
+    used = np.flatnonzero(subsets != "")
+    subsets[used] = np.random.default_rng(seed).permutation(subsets[used])
+    return subsets

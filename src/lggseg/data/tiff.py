@@ -18,9 +18,9 @@ import numpy as np
 from lggseg.data.signatures import kind_of
 from lggseg.preprocessing.volume import SIZE
 
-MOST_TAGS = 100  # in a page
-_MOST_VALUES = 16  # of a tag that tells how a page is stored
-MOST_CHUNKS = 3 * SIZE  # a strip for each row of each plane, or tiles of 16 × 16 pixels
+MAX_TAGS = 100  # in a page
+_MAX_VALUES = 16  # of a tag that tells how a page is stored
+MAX_CHUNKS = 3 * SIZE  # a strip for each row of each plane, or tiles of 16 × 16 pixels
 LARGEST_TILE = 2 * SIZE  # pixels along an edge
 # Byte order, then the letters and the length of an entry of each kind of TIFF: magic number and
 # place of the first page, number of tags, head of a tag, value of a tag.
@@ -76,7 +76,7 @@ class _Page:
 
     order: str
     values: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    places: dict[int, tuple[str, int, int]] = field(default_factory=dict)
+    locations: dict[int, tuple[str, int, int]] = field(default_factory=dict)
 
     def one(self, tag: int, default: int = 1) -> int:
         values = self.values.get(tag, (default,))
@@ -96,17 +96,17 @@ class _Page:
         return {1: "uint", 2: "int", 3: "float"}.get(self.one(_FORMAT), "unknown") + str(bits)
 
 
-def read_pages(body: bytes, most: int, samples: int) -> np.ndarray:
+def read_pages(body: bytes, limit: int, samples: int) -> np.ndarray:
     """All pages of a TIFF: uint8 ``(pages, 256, 256, samples)``, at most so many.
 
     A fourth sample that is 255 everywhere, an opaque alpha channel, is left out. Raises
     ``BadTiff``, also where a page, a strip or the end of the file is missing.
     """
     try:
-        pages = _directories(body, most)
+        pages = _directories(body, limit)
         _check_layout(pages, samples)
         chunks = [_chunks(body, page) for page in pages]
-        if sum(count for places in chunks for _, count in places) > len(body):
+        if sum(count for locations in chunks for _, count in locations) > len(body):
             raise _broken("strips that overlap or lie beyond the end")
         return np.stack(
             [_decode(body, page, where) for page, where in zip(pages, chunks, strict=True)]
@@ -116,23 +116,23 @@ def read_pages(body: bytes, most: int, samples: int) -> np.ndarray:
         raise _broken(f"{why} beyond its end or damaged") from error
 
 
-def _directories(body: bytes, most: int) -> list[_Page]:
+def _directories(body: bytes, limit: int) -> list[_Page]:
     if body[:4] not in _KINDS:
         raise _no_tiff(body)
-    order, place, count, head, size = _KINDS[body[:4]]
-    if place == "Q" and struct.unpack_from(f"{order}HH", body, 4) != (8, 0):
+    order, offset_letter, count, head, size = _KINDS[body[:4]]
+    if offset_letter == "Q" and struct.unpack_from(f"{order}HH", body, 4) != (8, 0):
         raise _broken("a BigTIFF of numbers that do not have 8 bytes")
-    (offset,) = struct.unpack_from(order + place, body, size)
+    (offset,) = struct.unpack_from(order + offset_letter, body, size)
     pages: list[_Page] = []
     seen: set[int] = set()
     while offset:
         if offset in seen:
             raise _broken(f"page {len(pages)} is an earlier one again, in a circle")
         seen.add(offset)
-        if len(pages) == most:
-            raise BadTiff(413, f"more than {most} slices")
+        if len(pages) == limit:
+            raise BadTiff(413, f"more than {limit} slices")
         (tags,) = struct.unpack_from(order + count, body, offset)
-        if not 0 < tags <= MOST_TAGS:
+        if not 0 < tags <= MAX_TAGS:
             raise _broken(f"{tags} tags in page {len(pages)}")
         first = offset + struct.calcsize(f"={count}")
         length = struct.calcsize(f"={head}") + size
@@ -140,7 +140,7 @@ def _directories(body: bytes, most: int) -> list[_Page]:
         for number in range(tags):
             _read_tag(body, page, head, size, first + number * length)
         pages.append(page)
-        (offset,) = struct.unpack_from(order + place, body, first + tags * length)
+        (offset,) = struct.unpack_from(order + offset_letter, body, first + tags * length)
     if not pages:
         raise _broken("no page")
     return pages
@@ -148,18 +148,18 @@ def _directories(body: bytes, most: int) -> list[_Page]:
 
 def _read_tag(body: bytes, page: _Page, head: str, size: int, entry: int) -> None:
     code, kind, count = struct.unpack_from(page.order + head, body, entry)
-    most = _MOST_VALUES if code in _LAYOUT else MOST_CHUNKS
+    limit = _MAX_VALUES if code in _LAYOUT else MAX_CHUNKS
     if code not in _LAYOUT and code not in (*_STRIPS, *_TILES):
         return
-    if kind not in _NUMBERS or not count or (code in _LAYOUT and count > most):
+    if kind not in _NUMBERS or not count or (code in _LAYOUT and count > limit):
         raise _broken(f"tag {code} with {count} values of type {kind}")
-    place, letter = entry + struct.calcsize(f"={head}"), _NUMBERS[kind]
+    location, letter = entry + struct.calcsize(f"={head}"), _NUMBERS[kind]
     if count * struct.calcsize(f"={letter}") > size:
-        (place,) = struct.unpack_from(page.order + ("Q" if size == 8 else "I"), body, place)
+        (location,) = struct.unpack_from(page.order + ("Q" if size == 8 else "I"), body, location)
     if code in _LAYOUT:
-        page.values[code] = struct.unpack_from(f"{page.order}{count}{letter}", body, place)
+        page.values[code] = struct.unpack_from(f"{page.order}{count}{letter}", body, location)
     else:
-        page.places[code] = letter, count, place
+        page.locations[code] = letter, count, location
 
 
 def _check_layout(pages: Sequence[_Page], samples: int) -> None:
@@ -196,18 +196,18 @@ def _problem(page: _Page, samples: int) -> str:
 def _chunks(body: bytes, page: _Page) -> list[tuple[int, int]]:
     """Offset and length of each strip or tile."""
     tags = _TILES if _TILE_WIDTH in page.values else _STRIPS
-    if not all(tag in page.places for tag in tags):
+    if not all(tag in page.locations for tag in tags):
         raise _broken("a page without pixels")
-    offsets, lengths = (_numbers(body, page.order, *page.places[tag]) for tag in tags)
+    offsets, lengths = (_numbers(body, page.order, *page.locations[tag]) for tag in tags)
     if len(offsets) != len(lengths):
         raise _broken(f"{len(offsets)} strips with {len(lengths)} lengths")
     return list(zip(offsets, lengths, strict=True))
 
 
-def _numbers(body: bytes, order: str, letter: str, count: int, place: int) -> tuple[int, ...]:
-    if count > MOST_CHUNKS:
+def _numbers(body: bytes, order: str, letter: str, count: int, location: int) -> tuple[int, ...]:
+    if count > MAX_CHUNKS:
         raise _broken(f"{count} strips in a page")
-    return struct.unpack_from(f"{order}{count}{letter}", body, place)
+    return struct.unpack_from(f"{order}{count}{letter}", body, location)
 
 
 def _decode(body: bytes, page: _Page, chunks: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -216,14 +216,14 @@ def _decode(body: bytes, page: _Page, chunks: Sequence[tuple[int, int]]) -> np.n
     planes = samples if page.one(_PLANAR) == 2 else 1
     depth = samples // planes
     if _TILE_WIDTH in page.values:
-        parts = _tiles(body, page, chunks, planes, depth)
+        arrays = _tiles(body, page, chunks, planes, depth)
     else:
         size = SIZE * SIZE * samples
         raw = bytearray()
         for start, length in chunks:
             raw += _inflate(body[start : start + length], page, size - len(raw))
-        parts = _shaped(bytes(raw), page, (planes, SIZE, SIZE, depth))
-    pixels = np.concatenate(list(parts), axis=-1) if planes > 1 else parts[0]
+        arrays = _shaped(bytes(raw), page, (planes, SIZE, SIZE, depth))
+    pixels = np.concatenate(list(arrays), axis=-1) if planes > 1 else arrays[0]
     if samples == 4 and np.any(pixels[..., 3] != 255):
         found = f"uint8 of shape ({SIZE}, {SIZE}, 4), whose fourth channel is not 255 throughout"
         raise BadTiff(422, found)
@@ -254,13 +254,13 @@ def _shaped(raw: bytes, page: _Page, shape: tuple[int, ...]) -> np.ndarray:
     return np.cumsum(pixels, axis=-2, dtype=np.uint8) if page.one(_PREDICTOR) == 2 else pixels
 
 
-def _inflate(chunk: bytes, page: _Page, most: int) -> bytes:
+def _inflate(chunk: bytes, page: _Page, limit: int) -> bytes:
     """The bytes of a strip or a tile, inflated no further than a page is long."""
     if page.one(_COMPRESSION) != 1:
         stream = zlib.decompressobj()
-        chunk = stream.decompress(chunk, most + 1)
-        if not stream.eof and len(chunk) <= most:
+        chunk = stream.decompress(chunk, limit + 1)
+        if not stream.eof and len(chunk) <= limit:
             raise zlib.error("cut off")
-    if len(chunk) > most:
-        raise _broken(f"more than {most} bytes in a strip or a tile")
+    if len(chunk) > limit:
+        raise _broken(f"more than {limit} bytes in a strip or a tile")
     return chunk

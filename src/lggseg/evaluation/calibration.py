@@ -1,21 +1,9 @@
-"""Whether probabilities are right: reliability, calibration error, entropy, expected Dice."""
+"""Whether probabilities are right: reliability, calibration error, entropy."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import special
-
-from lggseg.evaluation.segmentation import ratio
-
-
-def expected_dice(probability: np.ndarray, prediction: np.ndarray) -> float:
-    """The Dice that the model itself expects, without a truth: 2 Σ p m / (Σ p + Σ m) over the
-    volume, for probabilities p and its mask m. 1 where both are empty.
-
-    If the probabilities are right, it is the ratio of the expected overlap and the expected sizes.
-    """
-    overlap, sizes = float(probability[prediction].sum()), float(probability.sum())
-    return ratio(2 * overlap, sizes + np.count_nonzero(prediction))
 
 
 def reliability(probability: np.ndarray, truth: np.ndarray, bins: int = 15) -> np.ndarray:

@@ -1,13 +1,14 @@
 """How well a mask fits, per patient, over the whole volume.
 
-truth and prediction are bool ``(slices, height, width)``. Distances are in voxels with unit
-spacing, since the spacing of the slices is unknown in this data.
+truth and prediction are bool ``(slices, height, width)``. The spacing of the voxels is unknown in
+this data, so distances come twice: in voxels with unit spacing, and in millimetres as if pixels
+were 0.94 mm wide and slices 4.5 mm apart (:data:`TYPICAL_SPACING`).
 
 Empty masks, by policy:
 
 ============  ==========  ===============================  ===========================  ======
-truth         prediction  dice iou precision recall         hd95 assd                    missed
-                          lesion_f1
+truth         prediction  dice iou precision recall         hd95 assd (and in mm)        missed
+                          lesion_f1 slices_found
 ============  ==========  ===============================  ===========================  ======
 empty         empty       1                                0                            0
 empty         tumour      0                                the volume's diagonal        0
@@ -25,6 +26,10 @@ import numpy as np
 from scipy import ndimage
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
+# Slices, rows and columns in millimetres, of a usual FLAIR series of these patients' time.
+TYPICAL_SPACING = (4.5, 0.94, 0.94)
+_UNIT = (1.0, 1.0, 1.0)
+Spacing = tuple[float, float, float]
 
 
 def dice_from_counts(tp: Any, fp: Any, fn: Any) -> Any:
@@ -40,8 +45,8 @@ def dice(truth: np.ndarray, prediction: np.ndarray) -> float:
     0.667
     """
     overlap = np.count_nonzero(truth & prediction)
-    odd = np.count_nonzero(truth ^ prediction)
-    return float(dice_from_counts(overlap, odd, 0))
+    false_voxels = np.count_nonzero(truth ^ prediction)
+    return float(dice_from_counts(overlap, false_voxels, 0))
 
 
 def iou(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -65,33 +70,36 @@ def ratio(part: Any, whole: Any, empty: float = 1.0) -> float:
     return float(part / whole) if whole else empty
 
 
-def hd95(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """95th percentile of the Hausdorff distance in voxels, the larger of both directions."""
+def hd95(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing = _UNIT) -> float:
+    """95th percentile of the Hausdorff distance, the larger of both directions, in the units of
+    ``spacing`` (slices, rows, columns)."""
     # MONAI takes seconds to import, and most of this module does without.
     from monai.metrics import compute_hausdorff_distance
 
-    return _between_surfaces(partial(compute_hausdorff_distance, percentile=95), truth, prediction)
+    measure = partial(compute_hausdorff_distance, percentile=95)
+    return _between_surfaces(measure, truth, prediction, spacing)
 
 
-def assd(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Average symmetric surface distance in voxels."""
+def assd(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing = _UNIT) -> float:
+    """Average symmetric surface distance, in the units of ``spacing`` (slices, rows, columns)."""
     from monai.metrics import compute_average_surface_distance
 
     measure = partial(compute_average_surface_distance, symmetric=True)
-    return _between_surfaces(measure, truth, prediction)
+    return _between_surfaces(measure, truth, prediction, spacing)
 
 
 def _between_surfaces(
-    measure: Callable[..., Any], truth: np.ndarray, prediction: np.ndarray
+    measure: Callable[..., Any], truth: np.ndarray, prediction: np.ndarray, spacing: Spacing
 ) -> float:
     """A distance by MONAI, with the policy above for empty masks."""
     import torch
 
     if not truth.any() or not prediction.any():
-        return float(np.linalg.norm(truth.shape)) if (truth | prediction).any() else 0.0
+        diagonal = np.linalg.norm(np.multiply(truth.shape, spacing))
+        return float(diagonal) if (truth | prediction).any() else 0.0
     box = ndimage.find_objects((truth | prediction).astype(np.uint8))[0]
     masks = (torch.from_numpy(mask[box].copy())[None, None] for mask in (prediction, truth))
-    return float(measure(*masks, include_background=True))
+    return float(measure(*masks, include_background=True, spacing=spacing))
 
 
 def lesion_f1(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -107,6 +115,20 @@ def lesion_f1(truth: np.ndarray, prediction: np.ndarray) -> float:
     recall = np.count_nonzero(np.unique(true_lesions[prediction])) / true_count
     precision = np.count_nonzero(np.unique(predicted_lesions[truth])) / predicted_count
     return ratio(2 * precision * recall, precision + recall, empty=0.0)
+
+
+def slices_found(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """The share of the slices with tumour in which the prediction meets it."""
+    axes = (1, 2)
+    found = (truth & prediction).any(axis=axes).sum()
+    empty = float(not prediction.any())
+    return ratio(found, truth.any(axis=axes).sum(), empty=empty)
+
+
+def relative_volume_error(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """(predicted - true) / true voxels: above 0 where the mask is too large; NaN without tumour."""
+    true = np.count_nonzero(truth)
+    return ratio(np.count_nonzero(prediction) - true, true, empty=float("nan"))
 
 
 def slice_dice(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -136,8 +158,12 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "recall": recall,
     "hd95": hd95,
     "assd": assd,
+    "hd95_mm": partial(hd95, spacing=TYPICAL_SPACING),
+    "assd_mm": partial(assd, spacing=TYPICAL_SPACING),
     "lesion_f1": lesion_f1,
     "slice_dice": slice_dice,
+    "slices_found": slices_found,
+    "relative_volume_error": relative_volume_error,
     "missed": lambda truth, prediction: float(truth.any() and not prediction.any()),
     "truth_voxels": lambda truth, _: float(np.count_nonzero(truth)),
     "predicted_voxels": lambda _, prediction: float(np.count_nonzero(prediction)),

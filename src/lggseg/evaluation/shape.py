@@ -55,32 +55,32 @@ def shape_features(mask: np.ndarray, spacing: float = SLICE_SPACING) -> dict[str
     if mask.dtype != bool or mask.ndim != 3 or not spacing > 0:
         found = f"found {mask.dtype} {mask.shape} with a spacing of {spacing}"
         raise ValueError(f"mask: {found}; expected bool (slices, height, width), more than 0")
-    part, components = largest_part(mask)
+    component, components = largest_component(mask)
     if not components:
         return dict.fromkeys(FEATURES, math.nan) | {"volume": 0.0, "components": 0.0}
-    points, triangles = surface(part)
-    radii, angles = margin(margin_points(largest_slice(part)))
+    points, triangles = surface(component)
+    radii, angles = margin(margin_points(largest_slice(component)))
     paper = (
         bounding_ellipsoid_volume_ratio(points, triangles),
         margin_fluctuation(radii),
         angular_standard_deviation(radii, angles),
     )
-    solid = solid_features(part, spacing)
+    solid = solid_features(component, spacing)
     return {**dict(zip(PAPER, paper, strict=True)), **solid, "components": float(components)}
 
 
-def solid_features(part: np.ndarray, spacing: float = SLICE_SPACING) -> dict[str, float]:
+def solid_features(component: np.ndarray, spacing: float = SLICE_SPACING) -> dict[str, float]:
     """The features of :data:`SOLID`, by name: those that depend on the distance of the slices."""
-    points, triangles = surface(part)
+    points, triangles = surface(component)
     features = (
-        float(np.count_nonzero(part) * spacing),
+        float(np.count_nonzero(component) * spacing),
         *surface_area_and_sphericity(points * [spacing, 1, 1], triangles),
-        *elongation_and_flatness(np.argwhere(part) * [spacing, 1, 1]),
+        *elongation_and_flatness(np.argwhere(component) * [spacing, 1, 1]),
     )
     return dict(zip(SOLID, features, strict=True))
 
 
-def largest_part(mask: np.ndarray) -> tuple[np.ndarray, int]:
+def largest_component(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """The largest connected part of a mask of two or three dimensions, cropped to its bounding
     box, bool, and how many parts there are. Neighbours touch by faces, edges or corners."""
     parts, count = label(mask, return_num=True, connectivity=mask.ndim)
@@ -91,10 +91,10 @@ def largest_part(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return parts[box] == largest, count
 
 
-def surface(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def surface(component: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The surface of a part by marching cubes, half-way between the voxels on either side of it:
     points, float64 ``(points, 3)`` in voxels, and triangles of them, int ``(triangles, 3)``."""
-    points, triangles, _, _ = marching_cubes(np.pad(part, 1).astype(np.float32), 0.5)
+    points, triangles, _, _ = marching_cubes(np.pad(component, 1).astype(np.float32), 0.5)
     return points.astype(float), triangles
 
 
@@ -137,18 +137,18 @@ def smallest_ellipsoid_volume(
             ball = math.pi ** (size / 2) / math.gamma(size / 2 + 1)
             stretch = (distances[far] - 1) ** (size / 2)
             return float(ball * stretch * math.sqrt(np.linalg.det(moments)))
-        place = far if outside >= inside else near
-        step = (distances[place] / (size + 1) - 1) / (distances[place] - 1)
-        step = max(step, -weights[place] / (1 - weights[place]))
+        index = far if outside >= inside else near
+        step = (distances[index] / (size + 1) - 1) / (distances[index] - 1)
+        step = max(step, -weights[index] / (1 - weights[index]))
         weights *= 1 - step
-        weights[place] += step
+        weights[index] += step
     raise RuntimeError(f"{count} points: found no smallest ellipsoid in {steps} steps")
 
 
-def largest_slice(part: np.ndarray) -> np.ndarray:
+def largest_slice(component: np.ndarray) -> np.ndarray:
     """The largest piece of the slice with the largest area, its holes filled: bool
     ``(height, width)``, cropped."""
-    piece, _ = largest_part(part[part.sum(axis=(1, 2)).argmax()])
+    piece, _ = largest_component(component[component.sum(axis=(1, 2)).argmax()])
     return ndimage.binary_fill_holes(piece)
 
 

@@ -152,8 +152,8 @@ def rank_shares(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.Dat
     values = table.to_numpy()
     rows = rng.integers(0, len(values), (draws, len(values)))
     ranks = stats.rankdata(-values[rows].mean(axis=1), method="min", axis=1)
-    places = range(1, values.shape[1] + 1)
-    shares = {place: (ranks == place).mean(axis=0) for place in places}
+    positions = range(1, values.shape[1] + 1)
+    shares = {position: (ranks == position).mean(axis=0) for position in positions}
     return pd.DataFrame(shares, index=table.columns)
 
 
@@ -214,18 +214,18 @@ def kruskal_wallis(
     """
     table = pd.DataFrame({"value": values, "group": groups}).dropna()
     table = table[table.groupby("group")["value"].transform("size") > 1]
-    parts = [part.to_numpy() for _, part in table.groupby("group")["value"]]
+    samples = [sample.to_numpy() for _, sample in table.groupby("group")["value"]]
     names = ("h", "p", "p_permutation", "epsilon_squared")
-    sizes = {"groups": len(parts), "n": len(table)}
-    if len(parts) < 2 or table["value"].nunique() < 2:
+    sizes = {"groups": len(samples), "n": len(table)}
+    if len(samples) < 2 or table["value"].nunique() < 2:
         return dict.fromkeys(names, float("nan")) | sizes
-    h, p = stats.kruskal(*parts)
-    ranks = stats.rankdata(np.concatenate(parts))
+    h, p = stats.kruskal(*samples)
+    ranks = stats.rankdata(np.concatenate(samples))
     shuffled = np.random.default_rng(seed).permuted(np.tile(ranks, (permutations, 1)), axis=1)
-    starts = np.cumsum([0, *map(len, parts[:-1])])
+    starts = np.cumsum([0, *map(len, samples[:-1])])
     # For given ranks, h grows with this sum alone.
     observed, others = (
-        (np.add.reduceat(rows, starts, axis=-1) ** 2 / list(map(len, parts))).sum(axis=-1)
+        (np.add.reduceat(rows, starts, axis=-1) ** 2 / list(map(len, samples))).sum(axis=-1)
         for rows in (ranks, shuffled)
     )
     extreme = np.count_nonzero(others >= observed * (1 - 1e-12))

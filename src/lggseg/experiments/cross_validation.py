@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,17 @@ import pandas as pd
 
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
-from lggseg.data.splits import NO_FOLD, folds_of
+from lggseg.data.splits import NO_FOLD, folds_of, without_test
+from lggseg.evaluation.quality import Quality, assess_quality
 from lggseg.evaluation.statistics import summarise
 from lggseg.inference.model_folder import amend_card
 from lggseg.training.checks import check_start
 from lggseg.training.run_folder import find_run
 from lggseg.training.train import train
 from lggseg.utils.files import read_table, write_table
+
+# The run folder of the final model, by the patients that train it.
+FINAL = {"development": "final", "all": "all", "none": None}
 
 
 def crossvalidate(
@@ -26,23 +30,54 @@ def crossvalidate(
     split: pd.DataFrame,
     run: Path | str,
     *,
+    final: str = "development",
     resume: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train and score every fold in turn, then train one model on all but the test patients.
+    """Train and score every fold in turn, then train one model on the patients of all folds.
 
     Writes a run folder for each (``fold-0``, …, ``final``) and ``patients.csv``, which is returned:
     each patient scored by the model that had not seen it. The final model's card carries the
-    summary of that table as ``cross_validation``, since nobody is left to validate it.
+    summary of that table as ``cross_validation``, since nobody is left to validate it, and the
+    ``quality`` line fitted on it.
+
+    Args:
+        config: What to train; its fold is replaced.
+        cohort: The patients.
+        split: Their folds.
+        run: The folder to write.
+        final: Who trains the final model: ``development``, all but the test patients; ``all``, the
+            test patients too, which must have been scored before, into the folder ``all``; or
+            ``none``: there is no final model.
+        resume: Go on with what is there.
+        progress: Show bars.
+
+    Raises:
+        ValueError: Another ``final``; otherwise as :func:`lggseg.training.train.train`.
     """
-    run = Path(run)
+    if final not in FINAL:
+        raise ValueError(f"final={final!r}: expected one of {sorted(FINAL)}")
+    run, folder = Path(run), FINAL[final]
+    final_split = without_test(split) if final == "all" else split
     options: dict[str, Any] = {"resume": resume, "progress": progress}
-    find_run(run / "final", replace(config, fold=NO_FOLD), cohort, split, resume)
+    if folder:
+        find_run(run / folder, replace(config, fold=NO_FOLD), cohort, final_split, resume)
     table = score_folds(config, cohort, split, run, **options)
-    config = replace(Config.load(run / "fold-0" / "config.json"), fold=NO_FOLD)
-    final = train(config, cohort, split, run / "final", **options)
-    amend_card(final / "model", {"cross_validation": summarise(table.drop(columns="fold"))})
+    if folder:
+        config = replace(Config.load(run / "fold-0" / "config.json"), fold=NO_FOLD)
+        train(config, cohort, final_split, run / folder, **options)
+        scores = summarise(table.drop(columns="fold"))
+        facts = {"cross_validation": scores, "quality": quality(table)}
+        amend_card(run / folder / "model", facts)
     return table
+
+
+def quality(table: pd.DataFrame) -> dict[str, Any]:
+    """The line that estimates Dice, fitted on the patients of all folds, and how well such lines
+    do on the folds that they were not fitted on: for a model card."""
+    agreement, dice = table["threshold_agreement"], table["dice"]
+    line = asdict(Quality.fit(agreement.to_numpy(), dice.tolist()))
+    return {**line, **assess_quality(agreement.to_numpy(), dice.to_numpy(), table["fold"])}
 
 
 def score_folds(

@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lggseg.config import Config, Precision
 from lggseg.data.cohort import Cohort
-from lggseg.data.splits import fold_sides, split_fingerprint
+from lggseg.data.splits import slice_subsets, split_fingerprint
 from lggseg.experiments.search_results import FINISHED, trials_table
 from lggseg.experiments.search_space import SEARCH_SPACE, Choice
 from lggseg.training.checks import check_start
@@ -248,9 +248,9 @@ def _score(
     dice = []
     for fold in folds:
         watch = prune if fold == folds[0] else None
-        sides = fold_sides(cohort, split, fold)
+        subsets = slice_subsets(cohort, split, fold)
         run = replace(config, fold=fold)
-        dice.append(validation_dice(run, cohort, sides, progress=False, each_epoch=watch))
+        dice.append(validation_dice(run, cohort, subsets, progress=False, each_epoch=watch))
     return float(np.concatenate(dice).mean())
 
 
@@ -322,8 +322,8 @@ def gain_elsewhere(
     runs = list(product(folds, seeds, (("start", start), ("found", found))))
     dice: dict[tuple[int, int], dict[str, pd.Series]] = {}
     for fold, seed, (name, config) in progress_bar(runs, "train again", "training", show=progress):
-        config, sides = replace(config, fold=fold, seed=seed), fold_sides(cohort, split, fold)
-        scores = validation_dice(config, cohort, sides, progress=False)
+        config, subsets = replace(config, fold=fold, seed=seed), slice_subsets(cohort, split, fold)
+        scores = validation_dice(config, cohort, subsets, progress=False)
         dice.setdefault((fold, seed), {})[name] = scores
     tables = [
         pd.DataFrame(scores).rename_axis("patient").assign(fold=fold, seed=seed)

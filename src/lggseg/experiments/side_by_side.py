@@ -49,14 +49,14 @@ class Model:
     """One of the models, which :func:`train_together` advances step by step."""
 
     def __init__(
-        self, config: Config, cohort: Cohort, sides: np.ndarray, on_device: DeviceCohort
+        self, config: Config, cohort: Cohort, subsets: np.ndarray, on_device: DeviceCohort
     ) -> None:
-        self.config, self.cohort, self.sides = config, cohort, sides
+        self.config, self.cohort, self.subsets = config, cohort, subsets
         self.on_device, device = on_device.for_config(config), on_device.device
         torch.manual_seed(config.seed)
         self.networks = Networks(config).to(device).train()
         done: Callable[[], int] = lambda: self.step.done  # noqa: E731
-        self.rows = training_rows(cohort, sides, config, done)
+        self.rows = training_rows(cohort, subsets, config, done)
         total = config.epochs * len(self.rows)
         optimizer = build_optimizer(self.networks)
         self.step = TrainingStep(self.networks, optimizer, self.on_device, total)
@@ -77,19 +77,19 @@ class Model:
 
     def dice(self) -> pd.Series:
         """Dice per validation patient of the averaged weights."""
-        rows = np.flatnonzero(self.sides == "validation")
+        rows = np.flatnonzero(self.subsets == "validation")
         patient = self.on_device.patient
         counts = torch.zeros(len(self.cohort.patients), 3, dtype=torch.int64, device=patient.device)
         for some in torch.from_numpy(rows).to(patient.device).split(VALIDATION_BATCH):
             _, voxels = count_voxels(self.networks, self.on_device, some)
             counts.index_add_(0, patient[some], voxels)
-        return patient_dice(counts, self.cohort, self.sides)
+        return patient_dice(counts, self.cohort, self.subsets)
 
 
 def train_together(
     configs: Sequence[Config],
     cohort: Cohort,
-    sides: Sequence[np.ndarray],
+    subsets: Sequence[np.ndarray],
     device: torch.device,
     on_device: DeviceCohort | None = None,
 ) -> list[Trained]:
@@ -101,7 +101,7 @@ def train_together(
     """
     start = time.perf_counter()
     on_device = on_device or DeviceCohort(cohort, configs[0], device)
-    pairs = zip(configs, sides, strict=True)
+    pairs = zip(configs, subsets, strict=True)
     models = [Model(config, cohort, labels, on_device) for config, labels in pairs]
     _wait(device)  # the streams of the models do not wait for what has made them
     running = [model.steps() for model in models]

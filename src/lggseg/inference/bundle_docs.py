@@ -66,10 +66,10 @@ def description(config: Config) -> str:
 def scores_of(card: dict[str, Any]) -> dict[str, float]:
     """The means over patients that the card has, such as ``test_mean_dice``."""
     return {
-        f"{part}_mean_{metric}": round(card[part][metric]["mean"], 4)
-        for part in ("validation", "cross_validation", "test")
+        f"{subset}_mean_{metric}": round(card[subset][metric]["mean"], 4)
+        for subset in ("validation", "cross_validation", "test")
         for metric in ("dice", "hd95", "precision", "recall")
-        if metric in card.get(part, {})
+        if metric in card.get(subset, {})
     }
 
 

@@ -50,9 +50,9 @@ def _check_model(folder: Path) -> str:
     onnx, torch = (Segmenter.load(folder, engine) for engine in ("onnx", "torch"))
     volume = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
     one, other = (segmenter.predict(volume).probability for segmenter in (onnx, torch))
-    apart = float(np.abs(one - other).max())
-    if apart > TOLERANCE:
-        found = f"probabilities that differ by {apart:.3g} from those of {FILES[1]}"
+    difference = float(np.abs(one - other).max())
+    if difference > TOLERANCE:
+        found = f"probabilities that differ by {difference:.3g} from those of {FILES[1]}"
         action = "Copy the model folder again: the two files are of different models."
         raise DataError(folder / FILES[0], found, f"at most {TOLERANCE}", action)
     if has_checksums(onnx.card):

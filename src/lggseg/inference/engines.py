@@ -39,8 +39,11 @@ def onnx_engine(folder: Path, config: Config) -> Engine:
         found = f"what ONNX Runtime cannot read ({error})"
         raise DataError(path, found, "an ONNX model", _AGAIN) from error
 
-    def run(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
-        feed = {"image": image, "air": air, "contrast": contrast}
+    # By position: version 0.1 called the second and third `air` and `contrast`.
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(image: np.ndarray, background: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        feed = dict(zip(names, (image, background, scale), strict=True))
         return cast(np.ndarray, session.run(["probability"], feed)[0])
 
     return checked(path, run, config)
@@ -73,9 +76,9 @@ def torch_engine(folder: Path, config: Config) -> Engine:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graph = inference_graph(network, config).to(device)
 
-    def run(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+    def run(image: np.ndarray, background: np.ndarray, scale: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            inputs = (torch.from_numpy(part).to(device) for part in (image, air, contrast))
+            inputs = (torch.from_numpy(array).to(device) for array in (image, background, scale))
             return cast(np.ndarray, graph(*inputs).cpu().numpy())
 
     return checked(path, run, config)

@@ -21,7 +21,7 @@ from lggseg.utils.checksums import compare, file_checksum, values_checksum
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import write_json
 
-# Takes image, air and contrast, gives the probability (see
+# Takes image, background and scale, gives the probability (see
 # lggseg.inference.onnx_export.inference_graph).
 Engine = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -58,7 +58,7 @@ def read_card(folder: Path) -> tuple[Config, dict[str, Any]]:
     path = card_path(folder)
     try:
         card = json.loads(path.read_text())
-        config = Config(**card["config"])
+        config = Config.from_saved(card["config"])
         _check_facts(card)
     except Exception as error:  # whatever a damaged card may hold
         why = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -118,9 +118,9 @@ def checked(path: Path, run: Engine, config: Config) -> Engine:
     """``run``, an engine made of ``path``, which from then on raises ``DataError`` where it fails
     or gives what is no probability. It is tried at once, on two slices and on one."""
 
-    def call(image: np.ndarray, air: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+    def call(image: np.ndarray, background: np.ndarray, scale: np.ndarray) -> np.ndarray:
         try:
-            probability = run(image, air, contrast)
+            probability = run(image, background, scale)
         except MemoryError:
             raise
         except Exception as error:  # onnxruntime and torch share no base class
@@ -133,8 +133,8 @@ def checked(path: Path, run: Engine, config: Config) -> Engine:
     draw = np.random.default_rng(0)
     for slices in (2, 1):
         image = draw.integers(0, 256, (slices, config.channels, SIZE, SIZE), np.uint8)
-        air = np.zeros((1, config.channels), np.float32)
-        call(image, air, air + 100)
+        background = np.zeros((1, config.channels), np.float32)
+        call(image, background, background + 100)
     return call
 
 

@@ -57,8 +57,8 @@ def export_bundle(model: Path | str, out: Path | str) -> Path:
 
 
 def _write_bundle(model: Path, config: Config, card: dict[str, Any], out: Path) -> None:
-    with working_folder(out.parent, ".exporting-") as beside:
-        root = beside / out.name
+    with working_folder(out.parent, ".exporting-") as staging:
+        root = staging / out.name
         write_json(inference(config), root / "configs" / "inference.json")
         write_json(metadata(config, card), root / "configs" / "metadata.json")
         _write_weights(model, root)
@@ -163,7 +163,7 @@ def _postprocessing(config: Config) -> list[dict[str, Any]]:
         _component("Resized", keys="pred", spatial_size=[-1, SIZE, SIZE], mode="trilinear"),
         _component("Activationsd", keys="pred", sigmoid=True),
         _component("AsDiscreted", keys="pred", threshold=config.threshold),
-        _ours("DropSmallPartsd", keys="pred", share=config.smallest_part),
+        _ours("DropSmallComponentsd", keys="pred", share=config.min_component_fraction),
         _component("Invertd", keys="pred", orig_keys="image", transform="@preprocessing"),
         _component("SaveImaged", keys="pred", **saving),
     ]

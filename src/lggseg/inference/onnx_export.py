@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def inference_graph(network: torch.nn.Module, config: Config) -> torch.nn.Module:
     """All pixel arithmetic of a prediction as one module.
 
-    image: uint8 ``(slices, channels, 256, 256)``; air, contrast: float32 ``(1, channels)`` →
+    image: uint8 ``(slices, channels, 256, 256)``; background, scale: float32 ``(1, channels)`` →
     probability float32 ``(slices, 256, 256)``.
     """
     import torch
@@ -32,10 +32,10 @@ def inference_graph(network: torch.nn.Module, config: Config) -> torch.nn.Module
             self.network = network
 
         def forward(
-            self, image: torch.Tensor, air: torch.Tensor, contrast: torch.Tensor
+            self, image: torch.Tensor, background: torch.Tensor, scale: torch.Tensor
         ) -> torch.Tensor:
             small = transforms.shrink(image, config.downsample)
-            small = transforms.normalise(small, air, contrast)
+            small = transforms.normalise(small, background, scale)
             if config.test_flips:
                 # One pass for both: the exported graph holds the network once.
                 both = self.network(torch.cat([small, small.flip(-1)])).unflatten(0, (2, -1))
@@ -55,8 +55,8 @@ def export_model(network: torch.nn.Module, config: Config, folder: Path) -> None
     network = network.cpu().eval()
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     # Written by Python, whose errors say that a disk is full.
-    parts = {"weights.safetensors": save(weights), "model.onnx": _onnx(network, config)}
-    for name, content in parts.items():
+    contents = {"weights.safetensors": save(weights), "model.onnx": _onnx(network, config)}
+    for name, content in contents.items():
         replace_file(folder / name, partial(Path.write_bytes, data=content))
 
 
@@ -68,13 +68,13 @@ def _onnx(network: torch.nn.Module, config: Config) -> bytes:
     graph = inference_graph(network, config)
     image = torch.zeros(2, config.channels, SIZE, SIZE, dtype=torch.uint8)
     # Two tensors: the exporter would merge one that is given twice into a single input.
-    air, contrast = torch.zeros(1, config.channels), torch.ones(1, config.channels)
+    background, scale = torch.zeros(1, config.channels), torch.ones(1, config.channels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             graph,
-            (image, air, contrast),
-            input_names=["image", "air", "contrast"],
+            (image, background, scale),
+            input_names=["image", "background", "scale"],
             output_names=["probability"],
             dynamic_shapes=({0: torch.export.Dim("slices")}, None, None),
             verbose=False,

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
@@ -72,15 +73,15 @@ class Outputs:
             lock = try_lock(self.folder / f"{LIST}.lock", seconds=-1)
         try:
             self._check(name, added)
-            made = content()
-            replace_file(self.folder / name, lambda beside: self._write_listed(beside, name, made))
+            write = partial(self._write_listed, name=name, content=content())
+            replace_file(self.folder / name, write)
             self._own.add(name)
         finally:
             if lock:
                 lock.release()
 
-    def _write_listed(self, beside: Path, name: str, content: bytes) -> None:
-        beside.write_bytes(content)
+    def _write_listed(self, temporary: Path, name: str, content: bytes) -> None:
+        temporary.write_bytes(content)
         # Listed first: a file that a killed process left without this would be a stranger's.
         write_json({**self._listed(), name: _digest(content)}, self.folder / LIST)
 

@@ -11,8 +11,8 @@ import numpy as np
 import lggseg
 from lggseg.data.nifti import Scan
 from lggseg.evaluation.diameters import largest_diameters
+from lggseg.inference.flags import FLAGS, quality_flags
 from lggseg.inference.picture import largest_slice, outline_png
-from lggseg.inference.quality import FLAGS, quality_flags
 from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.resampling import PIXEL
 from lggseg.preprocessing.volume import FLAIR
@@ -35,12 +35,12 @@ def patient_report(
     mask = prediction.mask
     # That a missing sequence is a copy of FLAIR is said by its name.
     copies = {f"{name.replace('-', '_')}_is_flair" for name in scan.missing}
-    flags = [FLAGS[flag] for flag in quality_flags(volume, mask) if flag not in copies]
+    flags = [FLAGS[flag] for flag in quality_flags(volume, prediction) if flag not in copies]
     missing = [f"Without {', '.join(scan.missing)}: FLAIR stands in."] if scan.missing else []
     made_by = (segmenter.config.network, segmenter.fingerprint, f"lggseg {lggseg.__version__}")
     facts = {
         **_sizes(mask, scan),
-        "Expected Dice": f"{prediction.expected_dice:.2f}, the model's own guess, usually too high",
+        "Expected Dice": f"{prediction.expected_dice:.2f}, estimated without a truth",
         "Model": ", ".join(made_by),
     }
     rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())

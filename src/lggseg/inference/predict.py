@@ -171,6 +171,7 @@ def describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any]
         "tumour_slices": int(mask.any(axis=(1, 2)).sum()),
         "tumour_voxels": int(mask.sum()),
         "expected_dice": round(prediction.expected_dice, 4),
+        "review": prediction.needs_review,
     }
     return facts if truth is None else {**facts, "dice": dice(truth, mask)}
 

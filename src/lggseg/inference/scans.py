@@ -101,10 +101,8 @@ def predict_scans(
         return Loaded(*read_nifti(flair, pre, post, register=register))
 
     patients = {p.name: partial(read, p.flair, p.pre, p.post) for p in found.patients}
-    again = {"overwrite": overwrite, "resume": resume}
-    written = open_predictions(
-        segmenter, out, *_files(patients, [_REPORT] if reports else []), **again
-    )
+    files = _files(patients, [_REPORT] if reports else [])
+    written = open_predictions(segmenter, out, *files, overwrite=overwrite, resume=resume)
     return _segment(segmenter, written, patients, found.refused, progress, reports)
 
 
@@ -184,7 +182,7 @@ def _write(
 ) -> None:
     """Segment a patient, and write the mask, what goes with it, and its row."""
     scan = loaded.scan
-    prediction = segmenter.predict(loaded.volume, apart=scan.apart)
+    prediction = segmenter.predict(loaded.volume, slice_stride=scan.slice_stride)
     mask = scan.mask_image(prediction.mask)
     voxels = int(np.count_nonzero(mask.dataobj))
     facts: dict[str, Any] = {**describe(prediction, None), "tumour_voxels": voxels}

@@ -18,10 +18,10 @@ from typing import Any, cast
 import numpy as np
 
 from lggseg.config import Config
-from lggseg.evaluation.calibration import expected_dice
+from lggseg.evaluation.quality import UNCALIBRATED, Quality
 from lggseg.inference.engines import onnx_engine, torch_engine
 from lggseg.inference.model_folder import CARD, OLD_CARD, Engine, read_card
-from lggseg.preprocessing.postprocessing import drop_small_parts
+from lggseg.preprocessing.postprocessing import drop_small_components
 from lggseg.preprocessing.volume import FLAIR, SIZE, channel_statistics, stack_channels
 
 # Slices that the network sees at once.
@@ -31,21 +31,33 @@ BATCH = 16
 @dataclass(frozen=True)
 class Prediction:
     """mask: bool ``(slices, 256, 256)``, where the probability reaches the threshold, without small
-    parts; probability: float32 of the same shape."""
+    components; probability: float32 of the same shape; quality: what estimates its Dice."""
 
     mask: np.ndarray
     probability: np.ndarray
+    quality: Quality = UNCALIBRATED
 
     @classmethod
-    def of(cls, probability: np.ndarray, threshold: float, smallest_part: float) -> Prediction:
+    def of(
+        cls,
+        probability: np.ndarray,
+        threshold: float,
+        min_component_fraction: float,
+        quality: Quality = UNCALIBRATED,
+    ) -> Prediction:
         """The prediction that the probability of a whole volume gives."""
-        return cls(drop_small_parts(probability >= threshold, smallest_part), probability)
+        mask = drop_small_components(probability >= threshold, min_component_fraction)
+        return cls(mask, probability, quality)
 
     @property
     def expected_dice(self) -> float:
-        """How good the model thinks the mask is
-        (:func:`lggseg.evaluation.calibration.expected_dice`)."""
-        return expected_dice(self.probability, self.mask)
+        """An estimate of the mask's Dice (:class:`lggseg.evaluation.quality.Quality`)."""
+        return self.quality.estimate(self.probability)
+
+    @property
+    def needs_review(self) -> bool:
+        """Whether the estimate is as low as that of the fifth of the patients with the lowest."""
+        return self.expected_dice < self.quality.review_below
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,11 @@ class Segmenter:
     config: Config
     card: dict[str, Any]
     run: Engine
+
+    @property
+    def quality(self) -> Quality:
+        """What estimates the Dice of this model's masks."""
+        return Quality.of(self.card.get("quality", {}))
 
     @property
     def fingerprint(self) -> str:
@@ -98,13 +115,19 @@ class Segmenter:
 
         return cls(members[0].config, members[0].card, run)
 
-    def predict(self, volume: np.ndarray, apart: int = 1) -> Prediction:
+    def predict(self, volume: np.ndarray, slice_stride: int = 1) -> Prediction:
         """Segment a volume: uint8 ``(slices, 256, 256, 3)``, pre-contrast, FLAIR, post-contrast.
 
-        Normalisation is per volume: give all slices of a patient at once, in order. A network that
-        sees neighbouring slices sees those ``apart`` slices away, which for thin slices should be
-        as far as in training (:attr:`lggseg.data.nifti.Scan.apart`). Raises ``ValueError`` for
-        another shape or dtype.
+        Normalisation is per volume: give all slices of a patient at once, in order.
+
+        Args:
+            volume: What to segment.
+            slice_stride: How many slices away the neighbours are that the network sees. For thin
+                slices they should be as far as in training
+                (:attr:`lggseg.data.nifti.Scan.slice_stride`).
+
+        Raises:
+            ValueError: The volume has another shape or dtype.
 
         >>> from lggseg.data.simulation import make_patient, plan_cohort
         >>> from lggseg.evaluation import dice
@@ -120,29 +143,37 @@ class Segmenter:
                 f"volume: found {volume.dtype} {volume.shape}, "
                 f"expected uint8 (slices, {SIZE}, {SIZE}, 3)"
             )
-        probability = self.probability(volume, channel_statistics(volume), apart=apart)
-        return Prediction.of(probability, self.config.threshold, self.config.smallest_part)
+        probability = self.probability(
+            volume, channel_statistics(volume), slice_stride=slice_stride
+        )
+        return self.prediction(probability)
+
+    def prediction(self, probability: np.ndarray) -> Prediction:
+        """The prediction that the tumour probability of a whole volume gives."""
+        config = self.config
+        smallest = config.min_component_fraction
+        return Prediction.of(probability, config.threshold, smallest, self.quality)
 
     def probability(
         self,
-        part: np.ndarray,
+        chunk: np.ndarray,
         statistics: np.ndarray,
         context: tuple[int, int] = (0, 0),
-        apart: int = 1,
+        slice_stride: int = 1,
     ) -> np.ndarray:
         """The tumour probability of consecutive slices of a volume: float32 ``(slices, 256, 256)``.
 
         statistics: :func:`lggseg.preprocessing.volume.channel_statistics` of the whole volume.
-        context: so many slices at the start and the end of ``part`` are only neighbours of the
-        others and are left out of the answer. apart: see :meth:`predict`.
+        context: so many slices at the start and the end of ``chunk`` are only neighbours of the
+        others and are left out of the answer. slice_stride: see :meth:`predict`.
         """
         if self.config.neighbours:
             statistics = np.concatenate([statistics, statistics[:, [FLAIR, FLAIR]]], axis=1)
-        image = stack_channels(part, self.config.neighbours, apart)
-        image = image[context[0] : len(part) - context[1]]
-        air, contrast = statistics[:1], statistics[1:]
-        parts = [
-            self.run(image[start : start + BATCH], air, contrast)
+        image = stack_channels(chunk, self.config.neighbours, slice_stride)
+        image = image[context[0] : len(chunk) - context[1]]
+        background, scale = statistics[:1], statistics[1:]
+        batches = [
+            self.run(image[start : start + BATCH], background, scale)
             for start in range(0, len(image), BATCH)
         ]
-        return np.concatenate(parts)
+        return np.concatenate(batches)

@@ -94,11 +94,11 @@ def grouped(cohort: Cohort, values: pd.Series, label: str, title: str) -> Figure
     figure, axes = new_figure(cohort, title, (7, 3.4))
     codes = sorted(cohort.patients["institution"].unique())
     rng = np.random.default_rng(0)
-    for place, code in enumerate(codes):
-        part = values[cohort.patients["institution"] == code]
-        jitter = place + rng.uniform(-0.2, 0.2, len(part))
-        axes[0].scatter(jitter, part, s=14, color=BLUE, alpha=0.7)
-        axes[0].hlines(part.median(), place - 0.3, place + 0.3, color=RED)
+    for position, code in enumerate(codes):
+        own = values[cohort.patients["institution"] == code]
+        jitter = position + rng.uniform(-0.2, 0.2, len(own))
+        axes[0].scatter(jitter, own, s=14, color=BLUE, alpha=0.7)
+        axes[0].hlines(own.median(), position - 0.3, position + 0.3, color=RED)
     names = [f"{code}\n(n={(cohort.patients['institution'] == code).sum()})" for code in codes]
     axes[0].set_xticks(range(len(codes)), names)
     axes[0].set(xlabel="institution", ylabel=label)
@@ -110,10 +110,10 @@ def contrast_in_mask(cohort: Cohort, contrast: pd.DataFrame) -> Figure:
     figure, axes = new_figure(
         cohort, "Which channel is FLAIR? The one that is bright in the mask", (7, 3.4)
     )
-    for place, name in enumerate(CHANNELS):
-        jitter = place + np.random.default_rng(place).uniform(-0.2, 0.2, len(contrast))
+    for position, name in enumerate(CHANNELS):
+        jitter = position + np.random.default_rng(position).uniform(-0.2, 0.2, len(contrast))
         axes[0].scatter(jitter, contrast[name], s=14, color=BLUE, alpha=0.7)
-        axes[0].hlines(contrast[name].median(), place - 0.3, place + 0.3, color=RED)
+        axes[0].hlines(contrast[name].median(), position - 0.3, position + 0.3, color=RED)
     axes[0].axhline(0, color=GREY, linewidth=0.8)
     axes[0].set_xticks(range(3), [f"channel {i}\n{name}" for i, name in enumerate(CHANNELS)])
     axes[0].set_ylabel("mask minus surroundings\n(grey levels)")
@@ -123,8 +123,8 @@ def contrast_in_mask(cohort: Cohort, contrast: pd.DataFrame) -> Figure:
 def split_balance(cohort: Cohort, split: pd.DataFrame) -> Figure:
     """Institutions and tumour volume on each side of the split."""
     figure, axes = new_figure(cohort, "Every side sees every institution and size", (10, 3.4), 1, 2)
-    side = split["fold"].map(lambda fold: "test" if fold < 0 else f"fold {fold}")
-    counts = pd.crosstab(side, split["institution"])
+    subset = split["fold"].map(lambda fold: "test" if fold < 0 else f"fold {fold}")
+    counts = pd.crosstab(subset, split["institution"])
     bottom = np.zeros(len(counts))
     colours = [BLUE, ORANGE, GREEN, RED, GREY]
     for position, code in enumerate(counts):
@@ -133,10 +133,10 @@ def split_balance(cohort: Cohort, split: pd.DataFrame) -> Figure:
         bottom += counts[code].to_numpy()
     axes[0].set(ylabel="patients", ylim=(0, bottom.max() * 1.35))
     axes[0].legend(ncols=5, loc="upper center")
-    for place, name in enumerate(counts.index):
-        volume = split["tumour_pixels"][side == name] / 1000
-        axes[1].scatter([place] * len(volume), volume, s=14, color=BLUE, alpha=0.7)
-        axes[1].hlines(volume.median(), place - 0.3, place + 0.3, color=RED)
+    for position, name in enumerate(counts.index):
+        volume = split["tumour_pixels"][subset == name] / 1000
+        axes[1].scatter([position] * len(volume), volume, s=14, color=BLUE, alpha=0.7)
+        axes[1].hlines(volume.median(), position - 0.3, position + 0.3, color=RED)
     axes[1].set_xticks(range(len(counts)), counts.index)
     axes[1].set_ylabel("tumour volume (thousand voxels)")
     return figure

@@ -63,14 +63,14 @@ def leaderboard(
     95 % interval; published means as lines."""
     ordered = dice[dice.mean().sort_values().index]
     figure, axes = new_figure(cohort, "Dice per patient", (9, 0.8 * dice.shape[1] + 1.6))
-    for place, name in enumerate(ordered):
+    for position, name in enumerate(ordered):
         values = ordered[name].dropna().to_numpy()
-        jitter = place + np.random.default_rng(place).uniform(-0.22, 0.22, len(values))
+        jitter = position + np.random.default_rng(position).uniform(-0.22, 0.22, len(values))
         axes[0].scatter(values, jitter, s=12, color=BLUE, alpha=0.5, linewidths=0)
         low, high = bootstrap_interval(values)
-        axes[0].plot([low, high], [place, place], color=RED, linewidth=3)
-        axes[0].plot(values.mean(), place, "o", color=RED, markersize=7, markeredgecolor="white")
-        axes[0].text(1.03, place, f"{values.mean():.3f}\n({low:.3f}–{high:.3f})", va="center")
+        axes[0].plot([low, high], [position, position], color=RED, linewidth=3)
+        axes[0].plot(values.mean(), position, "o", color=RED, markersize=7, markeredgecolor="white")
+        axes[0].text(1.03, position, f"{values.mean():.3f}\n({low:.3f}–{high:.3f})", va="center")
     styles = ("dashed", "dotted", "dashdot")
     for style, (label, value) in zip(cycle(styles), (published or {}).items(), strict=False):
         axes[0].axvline(value, color=GREY, linestyle=style, label=f"{label}: {value:.2f}")
@@ -140,14 +140,14 @@ def reliability(cohort: Cohort, tables: Mapping[str, np.ndarray]) -> Figure:
 
 def uncertainty(cohort: Cohort, patient: str, mask: np.ndarray, entropy: np.ndarray) -> Figure:
     """The slice with most predicted tumour: FLAIR with both outlines, and the entropy in bits."""
-    place = int(mask.sum(axis=(1, 2)).argmax())
+    position = int(mask.sum(axis=(1, 2)).argmax())
     figure, axes = new_figure(cohort, f"{patient}: where the model is unsure", (8, 4), 1, 2)
-    flair = cohort.image(patient)[place, ..., FLAIR]
+    flair = cohort.image(patient)[position, ..., FLAIR]
     draw_slice(axes[0], flair, "FLAIR: truth (red), prediction (blue, dashed)")
-    draw_outline(axes[0], cohort.mask(patient)[place])
-    draw_outline(axes[0], mask[place], SKY, "dashed")
+    draw_outline(axes[0], cohort.mask(patient)[position])
+    draw_outline(axes[0], mask[position], SKY, "dashed")
     draw_slice(axes[1], flair, "entropy of the label")
-    shown = axes[1].imshow(entropy[place], cmap="magma", vmin=0, vmax=1, alpha=0.8)
+    shown = axes[1].imshow(entropy[position], cmap="magma", vmin=0, vmax=1, alpha=0.8)
     figure.colorbar(shown, ax=axes[1], label="bits", shrink=0.8)
     return figure
 

@@ -20,22 +20,24 @@ from lggseg.plots.style import BLUE, GREY, ORANGE, RED, looks, new_figure
 def bland_altman(cohort: Cohort, table: pd.DataFrame) -> Figure:
     """Predicted minus true tumour volume against their mean (Bland and Altman 1986), with the mean
     difference and the limits of agreement (± 1.96 standard deviations)."""
-    true, found = table["truth_voxels"] / 1000, table["predicted_voxels"] / 1000
+    true, predicted = table["truth_voxels"] / 1000, table["predicted_voxels"] / 1000
     figure, axes = new_figure(cohort, "Tumour volume: prediction against truth", (7, 3.6))
-    _bland_altman(axes[0], true, found, "+.1f")
+    _bland_altman(axes[0], true, predicted, "+.1f")
     axes[0].set(xlabel="mean of both (thousand voxels)", ylabel="difference (thousand voxels)")
     return figure
 
 
-def _bland_altman(axes: Axes, true: pd.Series, found: pd.Series, form: str) -> None:
-    agreed = agreement(true, found)
-    axes.scatter((true + found) / 2, found - true, s=18, color=BLUE, alpha=0.7, linewidths=0)
+def _bland_altman(axes: Axes, true: pd.Series, predicted: pd.Series, form: str) -> None:
+    agreed = agreement(true, predicted)
+    axes.scatter(
+        (true + predicted) / 2, predicted - true, s=18, color=BLUE, alpha=0.7, linewidths=0
+    )
     axes.axhline(0, color=GREY, linewidth=0.8)
     for name, style in (("bias", "solid"), ("lower", "dashed"), ("upper", "dashed")):
         if np.isfinite(agreed[name]):
             axes.axhline(agreed[name], color=RED, linestyle=style)
-            place, text = (1.01, agreed[name]), f"{agreed[name]:{form}}"
-            axes.annotate(text, place, xycoords=("axes fraction", "data"), va="center")
+            position, text = (1.01, agreed[name]), f"{agreed[name]:{form}}"
+            axes.annotate(text, position, xycoords=("axes fraction", "data"), va="center")
 
 
 def margins(cohort: Cohort, patients: Sequence[str]) -> Figure:
@@ -43,11 +45,11 @@ def margins(cohort: Cohort, patients: Sequence[str]) -> Figure:
     the margin with their moving average."""
     title, rows = "Margins: the radius along the outline", len(patients)
     figure, axes = new_figure(cohort, title, (9, 2.6 * rows + 0.4), rows, 2)
-    for place, patient in enumerate(patients):
-        piece = shape.largest_slice(shape.largest_part(cohort.mask(patient))[0])
+    for position, patient in enumerate(patients):
+        piece = shape.largest_slice(shape.largest_component(cohort.mask(patient))[0])
         points = shape.margin_points(piece)
         radii, _ = shape.margin(points)
-        picture, profile = axes[2 * place], axes[2 * place + 1]
+        picture, profile = axes[2 * position], axes[2 * position + 1]
         picture.imshow(piece, cmap="Greys", vmax=4)
         picture.plot(*np.vstack([points, points[:1]]).T[::-1], color=RED, linewidth=1)
         picture.plot(*shape.centroid(points)[::-1], "+", color=BLUE)
@@ -63,16 +65,16 @@ def margins(cohort: Cohort, patients: Sequence[str]) -> Figure:
 
 
 def shape_agreement(
-    cohort: Cohort, true: pd.DataFrame, found: pd.DataFrame, features: Sequence[str]
+    cohort: Cohort, true: pd.DataFrame, predicted: pd.DataFrame, features: Sequence[str]
 ) -> Figure:
     """Features of predicted masks minus those of true ones, against their mean (Bland and Altman
     1986), with bias and limits of agreement; the title holds the intraclass correlation."""
     size = (3.7 * len(features), 3.4)
     figure, axes = new_figure(cohort, "Shape: prediction against truth", size, 1, len(features))
     for axis, name in zip(axes, features, strict=True):
-        agreed = agreement(true[name], found[name])
+        agreed = agreement(true[name], predicted[name])
         axis.set_title(f"{words(name)}\nICC {agreed['icc']:.2f}, n = {agreed['n']}", fontsize=9)
-        _bland_altman(axis, true[name], found[name], "+.3f")
+        _bland_altman(axis, true[name], predicted[name], "+.3f")
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_xlabel("mean of both")
     axes[0].set_ylabel("predicted minus true")
@@ -101,12 +103,12 @@ def features_by_group(
     return figure
 
 
-def draw_dots(axes: Axes, place: float, values: pd.Series, colour: str, marker: str) -> None:
+def draw_dots(axes: Axes, position: float, values: pd.Series, colour: str, marker: str) -> None:
     """A dot per value around a place, with their median."""
-    jitter = place + np.random.default_rng(0).uniform(-0.1, 0.1, len(values))
+    jitter = position + np.random.default_rng(0).uniform(-0.1, 0.1, len(values))
     axes.scatter(jitter, values, s=14, color=colour, marker=marker, alpha=0.6, linewidths=0)
     if len(values):
-        axes.hlines(values.median(), place - 0.16, place + 0.16, color=colour)
+        axes.hlines(values.median(), position - 0.16, position + 0.16, color=colour)
 
 
 def associations(cohort: Cohort, tests: Mapping[str, pd.DataFrame]) -> Figure:

@@ -19,12 +19,12 @@ from lggseg.plots.style import BLUE, GREEN, GREY, ORANGE, RED, draw_outline, new
 def leak(cohort: Cohort, dice: pd.DataFrame) -> Figure:
     """The same model under two splits: a dot per validation patient, and the mean."""
     figure, axes = new_figure(cohort, "The same model, two splits", (6, 3.6))
-    for place, name in enumerate(dice.columns):
+    for position, name in enumerate(dice.columns):
         values = dice[name].dropna()
-        jitter = place + np.random.default_rng(place).uniform(-0.15, 0.15, len(values))
-        axes[0].scatter(jitter, values, s=16, color=(ORANGE, BLUE)[place % 2], alpha=0.7)
-        axes[0].hlines(values.mean(), place - 0.3, place + 0.3, color=RED)
-        axes[0].text(place + 0.32, values.mean(), f"mean {values.mean():.3f}", va="center")
+        jitter = position + np.random.default_rng(position).uniform(-0.15, 0.15, len(values))
+        axes[0].scatter(jitter, values, s=16, color=(ORANGE, BLUE)[position % 2], alpha=0.7)
+        axes[0].hlines(values.mean(), position - 0.3, position + 0.3, color=RED)
+        axes[0].text(position + 0.32, values.mean(), f"mean {values.mean():.3f}", va="center")
     axes[0].set_xticks(range(dice.shape[1]), list(dice.columns))
     axes[0].set(ylabel="Dice per validation patient", ylim=(-0.03, 1.03), xlim=(-0.5, 1.75))
     return figure
@@ -49,9 +49,9 @@ def augmented(cohort: Cohort, images: np.ndarray, masks: np.ndarray) -> Figure:
     figure, axes = new_figure(
         cohort, "One slice as training sees it (FLAIR)", (10, 2.4), 1, len(images)
     )
-    for place, (axis, image, mask) in enumerate(zip(axes, images, masks, strict=True)):
+    for position, (axis, image, mask) in enumerate(zip(axes, images, masks, strict=True)):
         axis.imshow(image, cmap="gray", vmin=-0.2, vmax=np.percentile(images[0], 99.5))
-        axis.set_title("plain" if place == 0 else f"draw {place}", fontsize=9)
+        axis.set_title("plain" if position == 0 else f"draw {position}", fontsize=9)
         axis.set_axis_off()
         draw_outline(axis, mask > 0.5)
     return figure
@@ -62,9 +62,9 @@ def search_history(cohort: Cohort, trials: pd.DataFrame, importance: pd.Series) 
     explains."""
     figure, axes = new_figure(cohort, "The search", (10, 3.6), 1, 2)
     for state, colour, marker in (("complete", BLUE, "o"), ("pruned", GREY, "x")):
-        part = trials[trials["state"] == state]
+        rows = trials[trials["state"] == state]
         axes[0].scatter(
-            part["number"], part["dice"], s=22, color=colour, marker=marker, label=state
+            rows["number"], rows["dice"], s=22, color=colour, marker=marker, label=state
         )
     complete = trials[trials["state"] == "complete"].sort_values("number")
     best = complete["dice"].cummax()
@@ -90,11 +90,11 @@ def search_slices(
     figure, axes = new_figure(cohort, title, (10, 2.3 * rows + 0.4), rows, columns)
     for axis in axes[len(hyperparameters) :]:
         axis.set_axis_off()
-    for place, (axis, (name, log)) in enumerate(zip(axes, hyperparameters.items(), strict=False)):
+    for index, (axis, (name, log)) in enumerate(zip(axes, hyperparameters.items(), strict=False)):
         values = complete[name]
         numeric = pd.api.types.is_float_dtype(values)
         axis.scatter(values if numeric else values.astype(str), complete["dice"], s=14, color=BLUE)
-        axis.set(xlabel=name, ylabel="" if place % columns else "Dice")
+        axis.set(xlabel=name, ylabel="" if index % columns else "Dice")
         if log:
             axis.set_xscale("log")
             axis.xaxis.set_minor_formatter(NullFormatter())
@@ -110,13 +110,13 @@ def search_paths(
     complete = trials[trials["state"] == "complete"].sort_values("dice")
     figure, axes = new_figure(cohort, "All hyperparameters of each completed trial", (10, 4))
     norm = Normalize(float(complete["dice"].quantile(0.1)), float(complete["dice"].max()))
-    places = {name: scaled(complete[name], log) for name, log in hyperparameters.items()}
-    lines = np.stack([heights for heights, _ in places.values()])
+    positions = {name: scaled(complete[name], log) for name, log in hyperparameters.items()}
+    lines = np.stack([heights for heights, _ in positions.values()])
     for line, dice in zip(lines.T, complete["dice"], strict=True):
         axes[0].plot(range(len(lines)), line, color=colormaps["cividis"](norm(dice)), alpha=0.8)
-    for place, (_, ends) in enumerate(places.values()):
-        axes[0].text(place, -0.04, ends[0], ha="center", va="top", fontsize=8)
-        axes[0].text(place, 1.04, ends[1], ha="center", va="bottom", fontsize=8)
+    for position, (_, ends) in enumerate(positions.values()):
+        axes[0].text(position, -0.04, ends[0], ha="center", va="top", fontsize=8)
+        axes[0].text(position, 1.04, ends[1], ha="center", va="bottom", fontsize=8)
     axes[0].set_xticks(
         range(len(lines)), list(hyperparameters), rotation=20, ha="right", fontsize=9
     )
@@ -143,9 +143,9 @@ def gain(cohort: Cohort, elsewhere: pd.DataFrame, claimed: float) -> Figure:
     not see; their mean, and the gain that the search claims."""
     figure, axes = new_figure(cohort, "What is left of the gain on other folds", (8, 3.4))
     difference = elsewhere["found"] - elsewhere["start"]
-    for place, (_, part) in enumerate(difference.groupby(elsewhere["fold"])):
-        jitter = place + np.random.default_rng(place).uniform(-0.2, 0.2, len(part))
-        axes[0].scatter(part, jitter, s=16, color=BLUE, alpha=0.7)
+    for position, (_, rows) in enumerate(difference.groupby(elsewhere["fold"])):
+        jitter = position + np.random.default_rng(position).uniform(-0.2, 0.2, len(rows))
+        axes[0].scatter(rows, jitter, s=16, color=BLUE, alpha=0.7)
     mean = difference.mean()
     axes[0].axvline(0, color=GREY, linewidth=0.8)
     axes[0].axvline(mean, color=RED, label=f"mean over these patients {mean:+.3f}")

@@ -3,7 +3,7 @@
 It imports nothing else of the package lggseg, since MONAI bundles hold a copy; licence: MIT.
 """
 
-from .postprocessing import drop_small_parts
+from .postprocessing import drop_small_components
 from .resampling import Grid
 from .volume import CHANNELS, FLAIR, SIZE, channel_statistics, stack_channels
 
@@ -13,6 +13,6 @@ __all__ = [
     "SIZE",
     "Grid",
     "channel_statistics",
-    "drop_small_parts",
+    "drop_small_components",
     "stack_channels",
 ]

@@ -23,8 +23,8 @@ from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys, convert_to_dst_type, convert_to_numpy
 from torch import Tensor
 
-from .postprocessing import drop_small_parts
-from .resampling import Grid, finite, slices_apart
+from .postprocessing import drop_small_components
+from .resampling import Grid, finite, slice_stride
 from .transforms import normalise, shrink, with_neighbours
 from .volume import CHANNELS, FLAIR, channel_statistics, stack_channels
 
@@ -141,7 +141,7 @@ class ToGridd(MapTransform, InvertibleTransform):
         facts = applied[TraceKeys.EXTRA_INFO]
         grid = Grid(np.array(facts["zoom"]), np.array(facts["offset"]))
         voxels = [
-            grid.voxels(part, applied[TraceKeys.ORIG_SIZE]) for part in convert_to_numpy(mask)
+            grid.voxels(channel, applied[TraceKeys.ORIG_SIZE]) for channel in convert_to_numpy(mask)
         ]
         moved, *_ = convert_to_dst_type(np.stack(voxels), mask)
         affine = np.diag([*1 / grid.zoom, 1.0])
@@ -167,16 +167,16 @@ class ToNetworkInputd(MapTransform):
 
     def _see(self, image: MetaTensor) -> MetaTensor:
         volume = np.moveaxis(convert_to_numpy(image), 0, -1).astype(np.uint8)
-        apart = slices_apart(float(image.pixdim[0]))
-        channels = torch.from_numpy(stack_channels(volume, self.neighbours, apart))
+        stride = slice_stride(float(image.pixdim[0]))
+        channels = torch.from_numpy(stack_channels(volume, self.neighbours, stride))
         statistics = torch.from_numpy(channel_statistics(volume))
-        air, contrast = with_neighbours(statistics, self.neighbours)[:, None]
-        seen = normalise(shrink(channels, self.downsample), air, contrast)
+        background, scale = with_neighbours(statistics, self.neighbours)[:, None]
+        seen = normalise(shrink(channels, self.downsample), background, scale)
         return convert_to_dst_type(seen.movedim(1, 0), image)[0]
 
 
-class DropSmallPartsd(MapTransform):
-    """:func:`.postprocessing.drop_small_parts` of masks ``(1, slices, height, width)``."""
+class DropSmallComponentsd(MapTransform):
+    """:func:`.postprocessing.drop_small_components` of masks ``(1, slices, height, width)``."""
 
     def __init__(self, keys: KeysCollection, share: float) -> None:
         super().__init__(keys)
@@ -186,8 +186,10 @@ class DropSmallPartsd(MapTransform):
         return {**data, **{key: self._drop(data[key]) for key in self.key_iterator(data)}}
 
     def _drop(self, mask: Tensor) -> Tensor:
-        parts = [drop_small_parts(part > 0, self.share) for part in convert_to_numpy(mask)]
-        return convert_to_dst_type(np.stack(parts), mask)[0]
+        masks = [
+            drop_small_components(channel > 0, self.share) for channel in convert_to_numpy(mask)
+        ]
+        return convert_to_dst_type(np.stack(masks), mask)[0]
 
 
 class MirrorSliceInferer(SliceInferer):

@@ -6,15 +6,21 @@ import numpy as np
 from skimage.measure import label
 
 
-def drop_small_parts(mask: np.ndarray, share: float) -> np.ndarray:
-    """The mask without connected parts (by faces, edges or corners) of fewer voxels than this
-    share of the largest part: bool ``(slices, height, width)``.
+def drop_small_components(mask: np.ndarray, share: float) -> np.ndarray:
+    """Remove the connected components that are much smaller than the largest one.
+
+    Args:
+        mask: bool ``(slices, height, width)``. Voxels are connected by faces, edges or corners.
+        share: Components of fewer voxels than this share of the largest are removed.
+
+    Returns:
+        bool, of the same shape.
 
     >>> mask = np.array([[[True, True, True, True, False, True]]])
-    >>> drop_small_parts(mask, 0.5).astype(int).tolist()
+    >>> drop_small_components(mask, 0.5).astype(int).tolist()
     [[[1, 1, 1, 1, 0, 0]]]
     """
-    parts = label(mask, connectivity=3)
-    voxels = np.bincount(parts.ravel())
+    components = label(mask, connectivity=3)
+    voxels = np.bincount(components.ravel())
     voxels[0] = 0
-    return mask & (voxels >= share * voxels.max())[parts]
+    return mask & (voxels >= share * voxels.max())[components]

@@ -2,7 +2,7 @@
 
 The training slices are 256 × 256 pixels of a field of view of about 240 mm. A scan is resampled
 within its axial slices, not between them: thin slices stay, and the network's neighbours of a slice
-are those at about the distance of training (:func:`slices_apart`).
+are those at about the distance of training (:func:`slice_stride`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SLICE = 4.5  # millimetres: a head of about 150 mm in a median of 34 slices
 BRIGHT = 165
 
 
-def slices_apart(spacing: float) -> int:
-    """How many slices, ``spacing`` mm apart, a neighbour is as far as in the training data."""
+def slice_stride(spacing: float) -> int:
+    """How many slices, ``spacing`` mm each, make the slice distance of the training data."""
     return max(1, round(SLICE / spacing))
 
 
@@ -64,8 +64,10 @@ class Grid:
         ``(slices, 256, 256)``. Raises ``ValueError`` for a sequence that shows nothing."""
         # Voxels finer than pixels are averaged, as skimage.transform.resize does.
         smooth = ndimage.gaussian_filter(values, np.maximum(self.zoom - 1, 0) / 2)
-        shape, air = (len(values), SIZE, SIZE), float(values.min())
-        pixels = ndimage.affine_transform(smooth, self.zoom, self.offset, shape, order=1, cval=air)
+        shape, background = (len(values), SIZE, SIZE), float(values.min())
+        pixels = ndimage.affine_transform(
+            smooth, self.zoom, self.offset, shape, order=1, cval=background
+        )
         dark, bright = np.percentile(pixels, (0.1, 99.9))
         if not bright > dark:
             raise ValueError(f"hardly any voxel that is not {dark:g}")

@@ -32,14 +32,14 @@ def shrink(image: Tensor, factor: int) -> Tensor:
     return image if factor == 1 else F.avg_pool2d(image, factor).round()
 
 
-def normalise(image: Tensor, air: Tensor, contrast: Tensor) -> Tensor:
-    """``(image - air) / contrast``: air becomes 0, the mean of tissue 1.
+def normalise(image: Tensor, background: Tensor, scale: Tensor) -> Tensor:
+    """``(image - background) / scale``: background becomes 0, the mean of tissue 1.
 
     image: ``(slices, channels, height, width)``; the others as
     :func:`.volume.channel_statistics` gives them, ``(slices, channels)`` or
     ``(1, channels)``.
     """
-    return (image - air[..., None, None]) / contrast[..., None, None]
+    return (image - background[..., None, None]) / scale[..., None, None]
 
 
 def enlarge(logits: Tensor, factor: int) -> Tensor:

@@ -16,16 +16,21 @@ BLANK = 15
 
 
 def channel_statistics(volume: np.ndarray) -> np.ndarray:
-    """The grey level of air and the contrast between tissue and air, of each channel.
+    """The background level and the tissue scale of each channel of a volume.
 
-    Otsu's threshold (IEEE Trans. SMC 9:62, 1979) over the whole volume parts air from tissue;
-    the two values are the mean of the one, and the mean of the other minus that. Unlike a z-score
-    over non-zero voxels this does not need air to be 0: in some volumes it is 100.
+    Otsu's threshold (IEEE Trans. SMC 9:62, 1979) over the whole volume separates background from
+    tissue. The background level is the mean grey level of the background; the tissue scale is the
+    mean grey level of the tissue minus that. Unlike a z-score over non-zero voxels, this does not
+    need a background of 0: in some volumes it is 100.
 
-    volume: uint8 ``(slices, height, width, channels)``. Returns float32 ``(2, channels)``. A
-    constant channel gets contrast 1.
+    Args:
+        volume: uint8 ``(slices, height, width, channels)``.
+
+    Returns:
+        float32 ``(2, channels)``: background levels, then tissue scales. A constant channel gets
+        the scale 1.
     """
-    return np.stack([_air_and_contrast(histogram) for histogram in _histograms(volume)], axis=1)
+    return np.stack([_background_and_scale(histogram) for histogram in _histograms(volume)], axis=1)
 
 
 def _histograms(volume: np.ndarray) -> np.ndarray:
@@ -36,25 +41,34 @@ def _histograms(volume: np.ndarray) -> np.ndarray:
     return histograms
 
 
-def _air_and_contrast(histogram: np.ndarray) -> np.ndarray:
+def _background_and_scale(histogram: np.ndarray) -> np.ndarray:
     levels = np.arange(256)
     if np.count_nonzero(histogram) < 2:
         return np.array([levels @ histogram / max(histogram.sum(), 1), 1], dtype=np.float32)
-    air = levels <= threshold_otsu(hist=histogram)
-    means = [np.average(levels[part], weights=histogram[part]) for part in (air, ~air)]
+    background = levels <= threshold_otsu(hist=histogram)
+    means = [
+        np.average(levels[pixels], weights=histogram[pixels])
+        for pixels in (background, ~background)
+    ]
     return np.array([means[0], means[1] - means[0]], dtype=np.float32)
 
 
-def stack_channels(volume: np.ndarray, neighbours: bool, apart: int = 1) -> np.ndarray:
+def stack_channels(volume: np.ndarray, neighbours: bool, slice_stride: int = 1) -> np.ndarray:
     """The network's input channels of every slice of a volume.
 
-    volume: uint8 ``(slices, height, width, 3)``. Returns uint8 ``(slices, 3 or 5, height, width)``;
-    the two extra channels are FLAIR ``apart`` slices above and below (its own at the ends).
+    Args:
+        volume: uint8 ``(slices, height, width, 3)``.
+        neighbours: Whether to add FLAIR of two neighbouring slices as channels.
+        slice_stride: How many slices above and below these neighbours are.
+
+    Returns:
+        uint8 ``(slices, 3 or 5, height, width)``. At the ends of the volume, where a neighbour is
+        missing, the slice's own FLAIR is used.
     """
     channels = np.moveaxis(volume, -1, 1)
     if not neighbours:
         return np.ascontiguousarray(channels)
     flair = channels[:, FLAIR : FLAIR + 1]
-    above = np.r_[flair[:apart], flair[:-apart]]
-    below = np.r_[flair[apart:], flair[-apart:]]
+    above = np.r_[flair[:slice_stride], flair[:-slice_stride]]
+    below = np.r_[flair[slice_stride:], flair[-slice_stride:]]
     return np.concatenate([channels, above, below], axis=1)

@@ -1,7 +1,7 @@
 """Ask an endpoint for a volume of any length, by any transport.
 
 SageMaker lets 25 MB through to an endpoint and back, about 95 slices. A longer volume is sent in
-parts that are answered with probabilities; the mask is made here, by the server's own functions.
+chunks that are answered with probabilities; the mask is made here, by the server's own functions.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Self
 import numpy as np
 
 from lggseg.data.codecs import ATTRIBUTES_HEADER, JSON, MAX_BYTES, NPY, npy_bytes
+from lggseg.evaluation.quality import Quality
 from lggseg.inference.segmenter import BATCH, Prediction
 from lggseg.preprocessing.volume import SIZE, channel_statistics
 
 # Takes a body and headers, gives the body of the answer.
 Send = Callable[[bytes, dict[str, str]], bytes]
 # Whole batches, whose probability (float32) fits into an answer.
-PART = MAX_BYTES // (SIZE * SIZE * 4) // BATCH * BATCH
+CHUNK = MAX_BYTES // (SIZE * SIZE * 4) // BATCH * BATCH
 _LONGEST_MESSAGE = 10_000
 
 
@@ -58,34 +59,40 @@ def http_sender(url: str, timeout: float = 60) -> Send:
     return send
 
 
-def segment(volume: np.ndarray, send: Send, part: int = PART) -> Prediction:
-    """What ``Segmenter.predict(volume)`` gives, to the pixel, asked for ``part`` slices at a time.
+def segment(volume: np.ndarray, send: Send, chunk: int = CHUNK) -> Prediction:
+    """What ``Segmenter.predict(volume)`` gives, to the pixel, from an endpoint.
 
-    volume: uint8 ``(slices, 256, 256, 3)``. The floats are the same too where ``part`` is whole
-    batches, which the network then sees as in one piece. Raises what ``send`` raises,
-    ``ValueError`` for a part that is no multiple or divisor of a batch, and ``RuntimeError`` for an
-    answer that is none of this package's endpoint.
+    Args:
+        volume: uint8 ``(slices, 256, 256, 3)``.
+        send: The transport; what it raises is raised.
+        chunk: How many slices to ask for at a time. The floats are the same, too, where these are
+            whole batches, which the network then sees as in one piece.
+
+    Raises:
+        ValueError: ``chunk`` is no multiple or divisor of a batch.
+        RuntimeError: The answer is none of this package's endpoint.
     """
-    if not 0 < part <= PART or (part % BATCH and BATCH % part):
-        raise ValueError(f"part={part}: expected a multiple or divisor of {BATCH} up to {PART}")
+    if not 0 < chunk <= CHUNK or (chunk % BATCH and BATCH % chunk):
+        raise ValueError(f"chunk={chunk}: expected a multiple or divisor of {BATCH} up to {CHUNK}")
     statistics = channel_statistics(volume)
-    threshold, smallest = _model(_ask(send, volume[:1], statistics, JSON, ""))
-    parts = []
-    for start in range(0, len(volume), part):
-        before, after = int(start > 0), int(start + part < len(volume))
-        pixels = volume[start - before : start + part + after]
+    threshold, smallest, quality = _model(_ask(send, volume[:1], statistics, JSON, ""))
+    chunks = []
+    for start in range(0, len(volume), chunk):
+        before, after = int(start > 0), int(start + chunk < len(volume))
+        pixels = volume[start - before : start + chunk + after]
         more = f"context={before},{after}; probability=1"
         answer = _ask(send, pixels, statistics, NPY, more)
-        parts.append(_probability(answer, len(pixels) - before - after))
-    return Prediction.of(np.concatenate(parts), threshold, smallest)
+        chunks.append(_probability(answer, len(pixels) - before - after))
+    return Prediction.of(np.concatenate(chunks), threshold, smallest, quality)
 
 
-def _model(answer: bytes) -> tuple[float, float]:
-    """Threshold and smallest part of the model that answers."""
+def _model(answer: bytes) -> tuple[float, float, Quality]:
+    """Threshold, smallest component and quality estimate of the model that answers."""
     try:
         model = json.loads(answer)["model"]
-        return float(model["threshold"]), float(model["smallest_part"])
-    except (ValueError, KeyError, TypeError) as error:
+        smallest = float(model["min_component_fraction"])
+        return float(model["threshold"]), smallest, Quality.of(model.get("quality", {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _no_answer(f"no facts of a model ({error!r})") from error
 
 
@@ -106,8 +113,8 @@ def _no_answer(found: str) -> RuntimeError:
 
 
 def _ask(send: Send, pixels: np.ndarray, statistics: np.ndarray, accept: str, more: str) -> bytes:
-    air, contrast = (",".join(map(str, row)) for row in statistics.tolist())
-    attributes = f"air={air}; contrast={contrast}; {more}"
+    background, scale = (",".join(map(str, row)) for row in statistics.tolist())
+    attributes = f"background={background}; scale={scale}; {more}"
     headers = {"Content-Type": NPY, "Accept": accept, ATTRIBUTES_HEADER: attributes}
     return send(npy_bytes(pixels), headers)
 
@@ -125,7 +132,7 @@ class Endpoint:
 
     def predict(self, volume: np.ndarray) -> Prediction:
         """The mask and probability of a volume, uint8 ``(slices, 256, 256, 3)``: the same as
-        ``Segmenter.predict`` gives, sent in parts where it is large."""
+        ``Segmenter.predict`` gives, sent in chunks where it is large."""
         return segment(volume, self.send)
 
     def __enter__(self) -> Self:

@@ -4,7 +4,7 @@ A request carries a volume as ``image/tiff`` (a page per slice) or ``application
 is what ``Accept`` wants most: ``application/json`` (the default), ``image/tiff`` or
 ``application/x-npy`` for the mask, ``image/png`` for a slice with the tumour's outline. SageMaker's
 header of custom attributes may say more, for example ``slice=7`` or
-``air=3,5,2; contrast=80,120,85; context=1,1; probability=1`` (:mod:`lggseg.serving.protocol`).
+``background=3,5,2; scale=80,120,85; context=1,1; probability=1`` (:mod:`lggseg.serving.protocol`).
 
 Runs on ONNX Runtime, without torch. A line of the log holds numbers, nothing of the patient.
 """
@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ from lggseg.data.codecs import (
     read_npy,
     read_tiff,
 )
+from lggseg.inference.flags import quality_flags
 from lggseg.inference.picture import outline_png
-from lggseg.inference.quality import quality_flags
 from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.volume import FLAIR, SIZE, channel_statistics
 from lggseg.serving.protocol import Attributes, Question, opaque_attributes
@@ -57,7 +57,7 @@ from lggseg.serving.server import (
 )
 from lggseg.utils.errors import DataError, Refused
 
-_PARTS = "Send parts of the volume, as lggseg.serving.client.segment does."
+_SEND_CHUNKS = "Send chunks of the volume, as lggseg.serving.client.segment does."
 _READERS = {TIFF: read_tiff, NPY: read_npy}
 
 
@@ -89,7 +89,7 @@ def build_app(model: Path, limits: Limits) -> FastAPI:
         room.require()
         with room:
             question = Question.of(request.headers)
-            body = await read_body(request, limits, _PARTS)
+            body = await read_body(request, limits, _SEND_CHUNKS)
             log["bytes"] = len(body)
             loop = asyncio.get_running_loop()
             content, log["slices"] = await loop.run_in_executor(pool, work, question, body)
@@ -161,19 +161,18 @@ async def _discard_body(request: Request, limits: Limits) -> None:
 
 
 def respond(
-    segmenter: Segmenter, model: dict[str, Any], most: int, question: Question, body: bytes
+    segmenter: Segmenter, model: dict[str, Any], max_slices: int, question: Question, body: bytes
 ) -> tuple[bytes, int]:
     """The content of a response, and how many slices the body has. Raises ``Refused``."""
-    volume, attributes = _READERS[question.kind](body, most), question.attributes
+    volume, attributes = _READERS[question.kind](body, max_slices), question.attributes
     _check_slices(len(volume), attributes)
     before, after = (int(number) for number in attributes.get("context", (0, 0)))
-    given = [attributes[name] for name in ("air", "contrast") if name in attributes]
+    given = [attributes[name] for name in ("background", "scale") if name in attributes]
     statistics = np.array(given, np.float32) if given else channel_statistics(volume)
     probability = probabilities(segmenter, volume, statistics, context=(before, after))
     if attributes.get("probability") == [1]:
         return npy_bytes(probability), len(volume)
-    config = segmenter.config
-    prediction = Prediction.of(probability, config.threshold, config.smallest_part)
+    prediction = segmenter.prediction(probability)
     inner = volume[before : len(volume) - after]
     return _WRITERS[question.accept](Answer(inner, prediction, attributes, model)), len(volume)
 
@@ -184,9 +183,10 @@ def _check_slices(slices: int, attributes: Attributes) -> None:
     if wanted >= answered:
         found = f"slice={wanted} and {answered} slices to answer for"
         raise Refused(422, found, "a slice that is there, from 0", "Ask for another.")
-    most = MAX_BYTES // (SIZE * SIZE * 4)
-    if attributes.get("probability") == [1] and answered > most:
-        raise Refused(413, f"{answered} slices", f"at most {most} with probability=1", _PARTS)
+    max_slices = MAX_BYTES // (SIZE * SIZE * 4)
+    if attributes.get("probability") == [1] and answered > max_slices:
+        expected = f"at most {max_slices} with probability=1"
+        raise Refused(413, f"{answered} slices", expected, _SEND_CHUNKS)
 
 
 def _json(answer: Answer) -> bytes:
@@ -197,7 +197,7 @@ def _json(answer: Answer) -> bytes:
         "volume_voxels": int(mask.sum()),
         "expected_dice": round(answer.prediction.expected_dice, 4),
         "flags": quality_flags(
-            answer.volume, answer.prediction.mask, alone="air" not in answer.attributes
+            answer.volume, answer.prediction, alone="background" not in answer.attributes
         ),
         "model": answer.model,
     }
@@ -227,5 +227,6 @@ def _model_facts(folder: Path, segmenter: Segmenter) -> dict[str, Any]:
         "fingerprint": hashlib.blake2b(graph, digest_size=16).hexdigest(),
         "data_fingerprint": segmenter.card["data_fingerprint"],
         "threshold": segmenter.config.threshold,
-        "smallest_part": segmenter.config.smallest_part,
+        "min_component_fraction": segmenter.config.min_component_fraction,
+        "quality": asdict(segmenter.quality),
     }

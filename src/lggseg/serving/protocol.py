@@ -27,8 +27,8 @@ ANSWERS = (JSON, TIFF, NPY, PNG)
 _ATTRIBUTES: dict[str, tuple[Callable[[str], float], int, float, float]] = {
     # lggseg.preprocessing.volume.channel_statistics of the whole volume; no two grey levels are
     # closer than 1.
-    "air": (float, 3, 0, 255),
-    "contrast": (float, 3, 1, 255),
+    "background": (float, 3, 0, 255),
+    "scale": (float, 3, 1, 255),
     # So many slices at the start and the end are only neighbours of the others.
     "context": (int, 2, 0, 1),
     # 1: npy of the probability, float32, instead of the mask.
@@ -36,6 +36,9 @@ _ATTRIBUTES: dict[str, tuple[Callable[[str], float], int, float, float]] = {
     # The slice of the picture, from 0; without it the one with the most tumour.
     "slice": (int, 1, 0, 10**6),
 }
+# What version 0.1 called them.
+_OLD_NAMES = {"air": "background", "contrast": "scale"}
+_OWN = {*_ATTRIBUTES, *_OLD_NAMES}
 _ALIKE = 0.8  # of difflib: a name that is so much like one of the above is a slip
 
 
@@ -95,16 +98,16 @@ def _preference(media: str, ranges: Sequence[tuple[str, float]]) -> tuple[float,
     """The quality that the closest range gives to a media type, and how early that range stands."""
     forms = (media, f"{media.partition('/')[0]}/*", "*/*")
     for form in forms:
-        for place, (name, quality) in enumerate(ranges):
+        for position, (name, quality) in enumerate(ranges):
             if name == form:
-                return quality, -place
+                return quality, -position
     return 0.0, 0
 
 
 def _media_range(item: str) -> tuple[str, float]:
     """A media type or range without its parameters, and its q-value: 1 where there is none or it
     is no number."""
-    name, *parameters = (part.strip().lower() for part in item.split(";"))
+    name, *parameters = (item.strip().lower() for item in item.split(";"))
     quality = 1.0
     for parameter in parameters:
         key, _, value = parameter.partition("=")
@@ -118,36 +121,37 @@ def _media_range(item: str) -> tuple[str, float]:
 
 
 def read_attributes(text: str) -> Attributes:
-    """The settings among custom attributes like ``air=3,5,2; contrast=80,120,85; trace-id=7``.
+    """The settings among custom attributes like ``background=3,5,2; scale=80,120,85; trace-id=7``.
 
     Raises:
         Refused: a setting with a wrong value, or a name that looks like a misspelt setting.
     """
     values: Attributes = {}
-    for part in _items(text, ";"):
-        name, _, numbers = (piece.strip() for piece in part.partition("="))
+    for item in _items(text, ";"):
+        name, _, numbers = (piece.strip() for piece in item.partition("="))
+        name = _OLD_NAMES.get(name, name)
         if name in _ATTRIBUTES:
             try:
                 values[name] = _numbers(name, numbers)
             except ValueError:
-                raise _bad_attribute(repr(part[:100])) from None
-        elif _is_slip(part):
-            raise _bad_attribute(repr(part[:100]))
-    if ("air" in values) != ("contrast" in values):
-        raise _bad_attribute("air without contrast or contrast without air")
+                raise _bad_attribute(repr(item[:100])) from None
+        elif _is_slip(item):
+            raise _bad_attribute(repr(item[:100]))
+    if ("background" in values) != ("scale" in values):
+        raise _bad_attribute("background without scale or scale without background")
     return values
 
 
 def opaque_attributes(headers: Headers) -> str:
     """The custom attributes of a request that are not for this endpoint, such as a trace ID."""
-    parts = _items(";".join(headers.getlist(ATTRIBUTES_HEADER)), ";")
-    names = ((part, part.partition("=")[0].strip()) for part in parts)
-    return ";".join(part for part, name in names if name not in _ATTRIBUTES and not _is_slip(part))
+    items = _items(";".join(headers.getlist(ATTRIBUTES_HEADER)), ";")
+    names = ((item, item.partition("=")[0].strip()) for item in items)
+    return ";".join(item for item, name in names if name not in _OWN and not _is_slip(item))
 
 
-def _is_slip(part: str) -> bool:
+def _is_slip(item: str) -> bool:
     """Whether an attribute looks like one of the settings with a slip in its name."""
-    name, equals, _ = part.partition("=")
+    name, equals, _ = item.partition("=")
     return bool(equals and difflib.get_close_matches(name.strip().lower(), _ATTRIBUTES, 1, _ALIKE))
 
 

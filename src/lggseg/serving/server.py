@@ -33,7 +33,7 @@ from lggseg.utils.errors import Refused
 IDLE_SECONDS = 10  # of a connection without a whole request head, and of a body without a byte
 LEAST_RATE = 16_000  # bytes per second of a body, after IDLE_SECONDS
 GRACE_SECONDS = 25  # from SIGTERM to the end; SageMaker kills after 30
-MOST_CONNECTIONS = 512
+MAX_CONNECTIONS = 512
 _BACKLOG = 32  # connections that are accepted at a time
 _OTHER_FILES = 128  # descriptors for all else, connections that are being closed among them
 _CHUNK = 2**16  # bytes of an answer that are written at a time
@@ -58,8 +58,8 @@ class Limits:
 class Room:
     """How many requests are worked on or have a large answer on its way, and how many may be."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.taken = most, 0
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.taken = capacity, 0
 
     def __enter__(self) -> None:
         self.taken += 1
@@ -69,8 +69,8 @@ class Room:
 
     def require(self) -> None:
         """Raise ``Refused`` where there is no room for another request."""
-        if self.taken >= self.most:
-            expected = f"at most {self.most}"
+        if self.taken >= self.capacity:
+            expected = f"at most {self.capacity}"
             raise Refused(503, "too many requests at once", expected, "Try again in a second.")
 
 
@@ -157,7 +157,7 @@ class Connection(H11Protocol):
         """Give up the connection that has waited longest where this is one too many."""
         super().connection_made(cast(asyncio.Transport, transport))
         self._since = self.loop.time()
-        if len(self.connections) > most_connections():
+        if len(self.connections) > max_connections():
             others = [c for c in cast("set[Connection]", self.connections) if not c.is_busy()]
             waiting = [c for c in others if not c.transport.is_closing()]
             min(waiting, key=Connection.waiting_since, default=self).transport.abort()
@@ -183,14 +183,14 @@ class Connection(H11Protocol):
             self.loop.call_later(1, self._watch)
 
 
-def most_connections() -> int:
+def max_connections() -> int:
     """How many connections are kept: fewer where the system allows few open files."""
     with suppress(ImportError):  # not on Windows
         import resource
 
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return max(_BACKLOG, min(MOST_CONNECTIONS, allowed - _OTHER_FILES))
-    return MOST_CONNECTIONS
+        return max(_BACKLOG, min(MAX_CONNECTIONS, allowed - _OTHER_FILES))
+    return MAX_CONNECTIONS
 
 
 class Log(io.TextIOBase):

@@ -43,7 +43,7 @@ def random_affine(
 
 
 def warp(image: Tensor, matrix: Tensor) -> Tensor:
-    """Resample ``(slices, channels, height, width)`` by ``(slices, 2, 3)``; outside is air (0)."""
+    """Resample ``(slices, channels, height, width)`` by ``(slices, 2, 3)``; outside is 0."""
     grid = F.affine_grid(matrix, list(image.shape), align_corners=False)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 

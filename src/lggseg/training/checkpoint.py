@@ -22,4 +22,4 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> None:
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        replace_file(Path(path), lambda part: part.write_bytes(content.getbuffer()))
+        replace_file(Path(path), lambda temporary: temporary.write_bytes(content.getbuffer()))

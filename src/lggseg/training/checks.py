@@ -9,7 +9,7 @@ import torch
 
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
-from lggseg.data.splits import MAKE, check_no_leakage, check_patients, patients_of, slice_sides
+from lggseg.data.splits import MAKE, check_no_leakage, check_patients, patients_of, slice_folds
 from lggseg.models import losses, networks
 from lggseg.training import loggers
 from lggseg.utils.errors import DataError
@@ -29,7 +29,7 @@ def check_start(
     losses.build_loss(config)
     loggers.check_tracker(config)
     check_patients(split, cohort)
-    check_no_leakage(cohort, slice_sides(cohort, split))
+    check_no_leakage(cohort, slice_folds(cohort, split))
     for fold in [config.fold] if folds is None else folds:
         _check_training_patients(cohort, split, fold)
 

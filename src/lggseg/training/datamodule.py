@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lggseg.config import Config
-from lggseg.data.cohort import Cohort, subset
+from lggseg.data.cohort import Cohort, select_patients
 from lggseg.preprocessing import transforms
 from lggseg.preprocessing.volume import channel_statistics
 from lggseg.training import augmentation, distributed
@@ -45,7 +45,7 @@ class DeviceCohort:
     """A cohort as uint8 tensors where they are used.
 
     pixels: ``(rows, 4, size, size)``, the three sequences and the mask, shrunk; truth:
-    ``(rows, 1, 256, 256)``, 0 or 255; patient: int64 ``(rows,)``; air and contrast: float32
+    ``(rows, 1, 256, 256)``, 0 or 255; patient: int64 ``(rows,)``; background and scale: float32
     ``(patients, 3)``.
 
     Where the device's memory cannot hold the cohort, pixels and truth stay in pinned host memory
@@ -66,14 +66,14 @@ class DeviceCohort:
                 f"{budget / 2**20:.0f} MiB to spare: it stays in host memory (slower). "
                 "A larger --downsample needs less."
             )
-        self.pixels, self.truth = (self._place(tensor, device) for tensor in (pixels, truth))
+        self.pixels, self.truth = (self._to_memory(tensor, device) for tensor in (pixels, truth))
         codes = pd.factorize(cohort.slices["patient"])[0]
         self.patient = torch.as_tensor(codes, device=device)
         bounds = [cohort.rows(patient) for patient in cohort.patients.index]
         self.first = torch.tensor([rows.start for rows in bounds], device=device)
         self.last = torch.tensor([rows.stop - 1 for rows in bounds], device=device)
         statistics = np.stack([channel_statistics(cohort.images[rows]) for rows in bounds])
-        self.air, self.contrast = torch.as_tensor(statistics, device=device).unbind(1)
+        self.background, self.scale = torch.as_tensor(statistics, device=device).unbind(1)
 
     def for_config(self, config: Config) -> DeviceCohort:
         """The same tensors for another run, which differs in how it augments. Raises
@@ -86,7 +86,7 @@ class DeviceCohort:
         other.config = config
         return other
 
-    def _place(self, tensor: Tensor, device: torch.device) -> Tensor:
+    def _to_memory(self, tensor: Tensor, device: torch.device) -> Tensor:
         if self.resident:
             return tensor.to(device)
         return tensor.pin_memory() if torch.cuda.is_available() else tensor
@@ -117,16 +117,16 @@ class DeviceCohort:
         strength = self.config.augmentation if training else 0.0
         stack = self.gather(rows)
         if strength:
-            # Before normalising, so that what comes in from outside is air.
+            # Before normalising, so that what comes in from outside is background.
             matrix = augmentation.random_affine(len(rows), strength, rows.device, generator)
             stack = augmentation.warp(stack, matrix)
         image, mask = stack[:, :-1], stack[:, -1:] / 255
         patient = self.patient[rows]
-        air, contrast = (
+        background, scale = (
             transforms.with_neighbours(values[patient], self.config.neighbours)
-            for values in (self.air, self.contrast)
+            for values in (self.background, self.scale)
         )
-        image = transforms.normalise(image, air, contrast)
+        image = transforms.normalise(image, background, scale)
         if training and self.config.sequence_dropout:
             image = augmentation.drop_sequences(image, self.config.sequence_dropout, generator)
         if strength and self.config.paste:
@@ -147,10 +147,10 @@ def _shrunk(cohort: Cohort, factor: int, chunk: int = 64) -> Tensor:
     rows, height, width = cohort.masks.shape
     shrunk = torch.empty((rows, 4, height // factor, width // factor), dtype=torch.uint8)
     for start in range(0, rows, chunk):
-        part = slice(start, start + chunk)
-        image = torch.from_numpy(cohort.images[part]).permute(0, 3, 1, 2)
-        mask = torch.from_numpy(cohort.masks[part])[:, None]
-        shrunk[part] = transforms.shrink(torch.cat([image, mask], dim=1), factor)
+        batch = slice(start, start + chunk)
+        image = torch.from_numpy(cohort.images[batch]).permute(0, 3, 1, 2)
+        mask = torch.from_numpy(cohort.masks[batch])[:, None]
+        shrunk[batch] = transforms.shrink(torch.cat([image, mask], dim=1), factor)
     return shrunk
 
 
@@ -198,13 +198,13 @@ class TrainingRows:
 class CohortDataModule(pl.LightningDataModule):
     """Serves batches of a cohort from the device that trains.
 
-    sides: one label per slice of the cohort, ``train``, ``validation`` or anything else (unused).
+    subsets: one label per slice of the cohort, ``train``, ``validation`` or anything else (unused).
     Of several processes each serves, and keeps on its device, its own patients.
     """
 
-    def __init__(self, cohort: Cohort, sides: np.ndarray, config: Config) -> None:
+    def __init__(self, cohort: Cohort, subsets: np.ndarray, config: Config) -> None:
         super().__init__()
-        self.cohort, self.sides = own_share(cohort, sides)
+        self.cohort, self.subsets = own_share(cohort, subsets)
         self.config = config
         self.on_device: DeviceCohort | None = None
 
@@ -215,14 +215,14 @@ class CohortDataModule(pl.LightningDataModule):
             self.on_device = DeviceCohort(self.cohort, self.config, device)
 
     def train_dataloader(self) -> TrainingRows:
-        return training_rows(self.cohort, self.sides, self.config, self._steps_done)
+        return training_rows(self.cohort, self.subsets, self.config, self._steps_done)
 
     def _steps_done(self) -> int:
         assert self.trainer is not None
         return self.trainer.lightning_module.steps_done  # type: ignore[return-value]
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        rows = torch.from_numpy(np.flatnonzero(self.sides == "validation"))
+        rows = torch.from_numpy(np.flatnonzero(self.subsets == "validation"))
         assert self.trainer is not None
         on_cpu = self.trainer.strategy.root_device.type == "cpu"
         size = 2 * self.config.batch_size if on_cpu else VALIDATION_BATCH
@@ -231,32 +231,43 @@ class CohortDataModule(pl.LightningDataModule):
 
 
 def training_rows(
-    cohort: Cohort, sides: np.ndarray, config: Config, steps: Callable[[], int]
+    cohort: Cohort, subsets: np.ndarray, config: Config, steps: Callable[[], int]
 ) -> TrainingRows:
     """The batches of the slices labelled ``train`` that are not blank."""
-    rows = np.flatnonzero(sides == "train")
+    rows = np.flatnonzero(subsets == "train")
     slices = cohort.slices.iloc[rows]
     tumour = slices["tumour_pixels"].to_numpy() > 0
     healthy = ~tumour & ~slices["blank"].to_numpy()
     return TrainingRows(rows[tumour], rows[healthy], config, steps)
 
 
-def own_share(cohort: Cohort, sides: np.ndarray) -> tuple[Cohort, np.ndarray]:
-    """The patients of this process, with the sides of their slices: of the patients to train on and
-    of those to validate on a share each, balanced by tumour slices and by slices. Raises
-    ``ValueError`` where there are more processes than patients of a side."""
+def own_share(cohort: Cohort, subsets: np.ndarray) -> tuple[Cohort, np.ndarray]:
+    """The patients that this process trains and validates on.
+
+    Each process gets its share of both subsets, balanced by tumour slices and by slices.
+
+    Args:
+        cohort: All patients.
+        subsets: One label per slice of the cohort.
+
+    Returns:
+        The cohort of these patients, and the labels of their slices.
+
+    Raises:
+        ValueError: There are more processes than patients of a subset.
+    """
     count = distributed.processes()
     if count == 1:
-        return cohort, sides
+        return cohort, subsets
     names = cohort.slices["patient"]
     own: set[str] = set()
-    for side, weight in (("train", "tumour_slices"), ("validation", "slices")):
-        patients = cohort.patients.loc[names[sides == side].unique(), weight]
+    for subset, weight in (("train", "tumour_slices"), ("validation", "slices")):
+        patients = cohort.patients.loc[names[subsets == subset].unique(), weight]
         if 0 < len(patients) < count:
             raise ValueError(
-                f"{count} processes: found {len(patients)} patients for {side}, expected one for "
+                f"{count} processes: found {len(patients)} patients for {subset}, expected one for "
                 "each process. Start fewer processes."
             )
         owner = distributed.shares(patients + 1, count)
         own.update(owner.index[owner == distributed.rank()])
-    return subset(cohort, own), sides[names.isin(own).to_numpy()]
+    return select_patients(cohort, own), subsets[names.isin(own).to_numpy()]

@@ -48,10 +48,10 @@ def rank() -> int:
 
 def from_first(make: Callable[[], T]) -> T:
     """What ``make`` returns in the first process, which alone calls it, in every process."""
-    made = [make() if rank() == 0 else None]
+    shared = [make() if rank() == 0 else None]
     if processes() > 1:
-        torch.distributed.broadcast_object_list(made)
-    return made[0]  # type: ignore[return-value]
+        torch.distributed.broadcast_object_list(shared)
+    return shared[0]  # type: ignore[return-value]
 
 
 def of_all(value: T) -> list[T]:

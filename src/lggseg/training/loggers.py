@@ -104,14 +104,14 @@ def _overlay(cohort: Cohort, segmenter: Segmenter, patient: str, dice: float) ->
     """FLAIR of the slice with most tumour, with the predicted and the true mask."""
     volume, truth = cohort.image(patient), cohort.mask(patient)
     mask = segmenter.predict(volume).mask
-    place = int((truth | mask).sum(axis=(1, 2)).argmax())
-    layers = {"prediction": mask[place], "truth": truth[place]}
+    largest = int((truth | mask).sum(axis=(1, 2)).argmax())
+    layers = {"prediction": mask[largest], "truth": truth[largest]}
     masks = {
         name: {"mask_data": layer.astype(np.uint8), "class_labels": _LABELS}
         for name, layer in layers.items()
     }
-    caption = f"{patient}, slice {place + 1}, Dice {dice:.3f}"
-    return _wandb().Image(volume[place, ..., FLAIR], masks=masks, caption=caption)
+    caption = f"{patient}, slice {largest + 1}, Dice {dice:.3f}"
+    return _wandb().Image(volume[largest, ..., FLAIR], masks=masks, caption=caption)
 
 
 def _logger(folder: Path, **options: str) -> WandbLogger:

@@ -148,7 +148,7 @@ class SegmentationModule(pl.LightningModule):
     def validation_dice(self) -> pd.Series:
         """Dice per patient over its validation slices, at native pixels, of the patients of all
         processes; index patient. Exact: a patient belongs to one process."""
-        own = patient_dice(self._counts, self.datamodule.cohort, self.datamodule.sides)
+        own = patient_dice(self._counts, self.datamodule.cohort, self.datamodule.subsets)
         return pd.concat(distributed.of_all(own)).sort_index()
 
     def on_validation_epoch_end(self) -> None:

@@ -176,6 +176,6 @@ def fresh_folder(path: Path) -> Path:
         stamp = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
         lock_run(path).release()
         names = chain([""], (f"-{number}" for number in count(2)))
-        places = (path.with_name(f"{path.name}-{stamp}{name}") for name in names)
-        path.rename(next(place for place in places if not place.exists()))
+        locations = (path.with_name(f"{path.name}-{stamp}{name}") for name in names)
+        path.rename(next(location for location in locations if not location.exists()))
     return path

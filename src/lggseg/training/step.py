@@ -178,14 +178,14 @@ def runner(step: TrainingStep) -> Callable[[Tensor], Tensor]:
     return train
 
 
-def patient_dice(counts: Tensor, cohort: Cohort, sides: np.ndarray) -> pd.Series:
+def patient_dice(counts: Tensor, cohort: Cohort, subsets: np.ndarray) -> pd.Series:
     """Dice of each patient of the slices labelled ``validation``, index patient.
 
     counts: what :func:`count_voxels` gives, summed by patient: int64 ``(patients, 3)``.
     """
     dice = dice_from_counts(*counts.double().cpu().numpy().T)
     names = cohort.patients.index
-    seen = names.isin(cohort.slices["patient"][sides == "validation"])
+    seen = names.isin(cohort.slices["patient"][subsets == "validation"])
     return pd.Series(dice, index=names, name="dice")[seen]
 
 

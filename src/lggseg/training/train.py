@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Callback, LambdaCallback
 
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
-from lggseg.data.splits import NO_FOLD, fold_sides, patients_of, split_fingerprint
+from lggseg.data.splits import NO_FOLD, patients_of, slice_subsets, split_fingerprint
 from lggseg.evaluation.statistics import summarise
 from lggseg.inference.evaluate import evaluate
 from lggseg.inference.model_folder import amend_card, write_card
@@ -102,7 +102,7 @@ def _train(
     checkpoint = last_checkpoint(run) if stored else None
     pl.seed_everything(config.seed, verbose=False)
     module = SegmentationModule(config)
-    datamodule = CohortDataModule(cohort, fold_sides(cohort, split, config.fold), config)
+    datamodule = CohortDataModule(cohort, slice_subsets(cohort, split, config.fold), config)
     logger = loggers.tracker(config, run) if distributed.rank() == 0 else None
     fold = "all patients" if config.fold == NO_FOLD else f"fold {config.fold}"
     bar = f"train {config.network}, {fold}" if progress else ""
@@ -143,7 +143,7 @@ def _fit(trainer: pl.Trainer, *what: Any, **options: Any) -> None:
 def validation_dice(
     config: Config,
     cohort: Cohort,
-    sides: np.ndarray,
+    subsets: np.ndarray,
     *,
     progress: bool = True,
     each_epoch: Callable[[pd.Series], None] | None = None,
@@ -168,7 +168,7 @@ def validation_dice(
         config, callbacks, bar, check_val_every_n_epoch=every, enable_checkpointing=False
     )
     with SIGNALS:
-        _fit(trainer, module, CohortDataModule(cohort, sides, config))
+        _fit(trainer, module, CohortDataModule(cohort, subsets, config))
     return module.validation_dice()
 
 

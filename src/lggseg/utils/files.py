@@ -51,7 +51,7 @@ def new_folder(path: Path, mode: int = 0o777, action: str = _ELSEWHERE) -> None:
         except OSError as error:
             if error.errno not in _NO_FOLDER:
                 raise
-            blocking = next(place for place in (path, *path.parents) if os.path.lexists(place))
+            blocking = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
             raise DataError(blocking, "a file", "a folder, or nothing yet", action) from error
 
 
@@ -60,14 +60,14 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises ``DataError`` where the disk is full or may not be written to.
     """
-    beside = path.with_name(f".{os.getpid()}.{path.name[-100:]}")
+    temporary = path.with_name(f".{os.getpid()}.{path.name[-100:]}")
     with writing(path):
         new_folder(path.parent)
         try:
-            write(beside)
-            os.replace(beside, path)
+            write(temporary)
+            os.replace(temporary, path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def try_lock(file: Path, *, seconds: float = 0) -> BaseFileLock | None:
@@ -144,7 +144,7 @@ def table_bytes(table: pd.DataFrame) -> bytes:
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV without its index (:func:`table_bytes`)."""
-    replace_file(path, lambda part: part.write_bytes(table_bytes(table)))
+    replace_file(path, lambda temporary: temporary.write_bytes(table_bytes(table)))
 
 
 def read_table(path: Path, action: str = "Let lggseg write it again.") -> pd.DataFrame:
@@ -162,7 +162,7 @@ def read_table(path: Path, action: str = "Let lggseg write it again.") -> pd.Dat
 
 
 # The columns of names. Every other column may have empty cells.
-_TEXTS = ("patient", "Patient", "institution", "digest", "mask", "model", "missing", "role")
+_TEXTS = ("patient", "Patient", "institution", "digest", "mask", "model", "missing", "subset")
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -183,7 +183,7 @@ def json_bytes(values: dict[str, Any]) -> bytes:
 
 def write_json(values: dict[str, Any], path: Path) -> None:
     """Write values as JSON."""
-    replace_file(path, lambda part: part.write_bytes(json_bytes(values)))
+    replace_file(path, lambda temporary: temporary.write_bytes(json_bytes(values)))
 
 
 def read_json(path: Path, action: str) -> dict[str, Any]:
@@ -201,12 +201,12 @@ def read_json(path: Path, action: str) -> dict[str, Any]:
 def private_folder(path: Path) -> None:
     """Make a folder, and those above it, where they are missing, which only this user can look
     into: runs tell of patients. Raises ``DataError``."""
-    for place in (*reversed(path.parents), path):
-        if place.is_dir():
+    for folder in (*reversed(path.parents), path):
+        if folder.is_dir():
             continue
         with writing(path):
             try:
-                place.mkdir(0o700, exist_ok=True)
+                folder.mkdir(0o700, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
                 action = "Choose another folder."
-                raise DataError(place, "a file", "a folder, or nothing yet", action) from error
+                raise DataError(folder, "a file", "a folder, or nothing yet", action) from error

@@ -116,13 +116,13 @@ def leave_busy_cpus(seconds: float = 0.2, root: Path = ROOT) -> int:
     Returns:
         The number of threads that torch has now.
     """
-    most = _most(root)
-    count = most
+    limit = _limit(root)
+    count = limit
     if count > 1 and not _explicit():
         idle = idle_cpus(seconds, root)
-        if round(idle) < most:
+        if round(idle) < limit:
             idle = max(idle, idle_cpus(2 * seconds, root))
-        count = max(1, min(most, round(idle)))
+        count = max(1, min(limit, round(idle)))
     return go_on_with(count, root)
 
 
@@ -138,16 +138,16 @@ def go_on_with(count: int, root: Path = ROOT) -> int:
     """
     import torch
 
-    most = _most(root)
-    count = min(count, most)
+    limit = _limit(root)
+    count = min(count, limit)
     _lowered.pop(torch.get_num_threads(), None)
-    if count < most:
-        _lowered[count] = most
+    if count < limit:
+        _lowered[count] = limit
     torch.set_num_threads(count)
     return count
 
 
-def _most(root: Path) -> int:
+def _limit(root: Path) -> int:
     """The most threads that a training may have: what torch had before any was lowered."""
     import torch
 
@@ -206,16 +206,16 @@ def _quotas(root: Path) -> Iterator[float]:
     for line in (_read(root / "proc/self/cgroup") or "").splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")
         if not controllers:  # version 2, alone or beside version 1
-            places = ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
+            locations = ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
         elif "cpu" in controllers.split(","):
-            places = ["sys/fs/cgroup/cpu", f"sys/fs/cgroup/{controllers}"]
+            locations = ["sys/fs/cgroup/cpu", f"sys/fs/cgroup/{controllers}"]
         else:
             continue
         group = Path(path.lstrip("/"))
         # A container may see its own group as the root: then the inner folders do not exist.
-        for place in places:
-            for part in (group, *group.parents):
-                yield from _quota(root / place / part)
+        for location in locations:
+            for cgroup in (group, *group.parents):
+                yield from _quota(root / location / cgroup)
 
 
 def _quota(group: Path) -> Iterator[float]:

@@ -41,7 +41,7 @@ from lggseg.serving.viewer import app as view
 
 MODEL = Path(__file__).resolve().parents[3] / "models" / "lgg-unet"
 CHROMIUM = shutil.which("chromium")
-SMALLEST = 0.1  # smallest_part of the model
+SMALLEST = 0.1  # min_component_fraction of the model
 THRESHOLD = 0.5
 
 
@@ -175,7 +175,7 @@ def test_a_scan_has_its_own_voxels_and_millilitres(
     path = tmp_path / "head.nii.gz"
     nib.save(scan_of(next(iter(expected.values()))[0]), path)
     volume, scan = read_nifti(path)
-    prediction = Segmenter.load(MODEL).predict(volume, apart=scan.apart)
+    prediction = Segmenter.load(MODEL).predict(volume, slice_stride=scan.slice_stride)
     wanted = np.asarray(scan.mask_image(prediction.mask).dataobj)
     case = send(client, path.name, path.read_bytes()).json()["case"]
     content = client.get(f"/api/cases/{case}/mask.nii.gz?threshold={THRESHOLD}").content
@@ -541,7 +541,7 @@ def test_sequences_in_nifti_are_asked_for_and_shown_in_three_planes(
     page.wait_for_url("**#sent-*")
     wait(page)
     seen, scan = read_nifti(paths[1], paths[0], paths[2])
-    mask = scan.mask_image(Segmenter.load(MODEL).predict(seen, apart=scan.apart).mask)
+    mask = scan.mask_image(Segmenter.load(MODEL).predict(seen, slice_stride=scan.slice_stride).mask)
     voxels = int(np.count_nonzero(mask.dataobj))
     text = f"{voxels:,} voxels · {voxels * scan.voxel_ml:.1f} ml"
     assert page.locator("#volume").inner_text() == text

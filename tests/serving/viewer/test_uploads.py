@@ -20,7 +20,7 @@ from lggseg.data.codecs import mask_tiff
 from lggseg.data.kaggle import patient_folders
 from lggseg.data.nifti import read_nifti
 from lggseg.data.slices import read_volume
-from lggseg.serving.viewer.uploads import MOST_VOXELS, Study, read_study
+from lggseg.serving.viewer.uploads import MAX_VOXELS, Study, read_study
 from lggseg.utils.errors import DataError, Refused
 
 MOST = 30
@@ -290,7 +290,7 @@ def test_the_message_names_the_file(slices: Files) -> None:
 
 
 def test_a_scan_of_the_largest_size_is_within_what_may_be_inflated() -> None:
-    assert MOST_VOXELS * np.dtype(np.float64).itemsize + 352 <= 2**28 + 2**20
+    assert MAX_VOXELS * np.dtype(np.float64).itemsize + 352 <= 2**28 + 2**20
 
 
 def dicom_body(folder: Path) -> bytes:

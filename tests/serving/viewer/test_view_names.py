@@ -75,7 +75,7 @@ def test_every_patient_is_listed_and_shown_under_its_whole_name(
     assert "1.2.840.113619.1_mask.tif" in saved[0] and "1.2.840.113619.2_mask.tif" in saved[1]
 
 
-def test_patients_of_one_name_are_told_apart() -> None:
+def test_patients_of_one_name_are_distinguished() -> None:
     paths = [Path("a/p1"), Path("b/p1"), Path("b/p2"), Path("c/b/p1")]
     named = view.name_patients(paths)
     assert list(named) == ["p1", "p1 (b)", "p2", "p1 (b) (b)"]

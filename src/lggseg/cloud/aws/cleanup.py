@@ -142,8 +142,8 @@ def _delete_files(account: Account, whole_project: bool) -> list[str]:
     bucket.objects.filter(Prefix=prefix).delete()
     if not whole_project:
         return found
-    for part in bucket.multipart_uploads.all():
-        part.abort()
+    for upload in bucket.multipart_uploads.all():
+        upload.abort()
     bucket.delete()
     return [*found, f"s3://{bucket.name}"]
 

@@ -48,24 +48,24 @@ def deploy_on_aws(model: Path, account: Account, instance: str) -> Endpoint:
     name, session = new_name(account.prefix), account.session
     clients = Clients(session.client("sagemaker"), session.client("sagemaker-runtime"))
     url = f"{clients.runtime.meta.endpoint_url}/endpoints/{name}/invocations"
-    with ExitStack() as made:
-        model_data = _upload(model, account, f"runs/{account.run}/endpoints/{name}", made)
+    with ExitStack() as stack:
+        model_data = _upload(model, account, f"runs/{account.run}/endpoints/{name}", stack)
         image, tags = account.image("serve"), account.tags
         hosted = Hosted(image, model_data, account.role, instance, url, tags)
-        return create_endpoint(clients, name, hosted, made.pop_all())
+        return create_endpoint(clients, name, hosted, stack.pop_all())
 
 
-def _upload(model: Path, account: Account, folder: str, made: ExitStack) -> str:
+def _upload(model: Path, account: Account, folder: str, stack: ExitStack) -> str:
     make_bucket(account)
     bucket = account.session.resource("s3").Bucket(account.bucket)
-    made.callback(lambda: bucket.objects.filter(Prefix=f"{folder}/").delete())
+    stack.callback(lambda: bucket.objects.filter(Prefix=f"{folder}/").delete())
     with TemporaryDirectory(prefix="lggseg-") as here:
         return put(
             pack_model(model, Path(here) / "model.tar.gz"), account, f"{folder}/model.tar.gz"
         )
 
 
-def create_endpoint(clients: Clients, name: str, hosted: Hosted, made: ExitStack) -> Endpoint:
+def create_endpoint(clients: Clients, name: str, hosted: Hosted, stack: ExitStack) -> Endpoint:
     """Make a model, a configuration and an endpoint of one name, and wait until it answers.
 
     ``made`` takes care of what the caller has made for it. Whatever goes wrong, and by
@@ -76,21 +76,21 @@ def create_endpoint(clients: Clients, name: str, hosted: Hosted, made: ExitStack
     hardware = {"InitialInstanceCount": 1, "InstanceType": hosted.instance}
     variants = [{"VariantName": "all", "ModelName": name, **hardware}]
     tags = hosted.tags
-    with made:
+    with stack:
         # Register each deletion before its call, so that an interrupt in between leaves nothing.
-        made.callback(forget, sagemaker.delete_model, ModelName=name)
+        stack.callback(forget, sagemaker.delete_model, ModelName=name)
         sagemaker.create_model(
             ModelName=name, PrimaryContainer=container, ExecutionRoleArn=hosted.role, Tags=tags
         )
-        made.callback(forget, sagemaker.delete_endpoint_config, EndpointConfigName=name)
+        stack.callback(forget, sagemaker.delete_endpoint_config, EndpointConfigName=name)
         sagemaker.create_endpoint_config(
             EndpointConfigName=name, ProductionVariants=variants, Tags=tags
         )
-        made.callback(forget, sagemaker.delete_endpoint, EndpointName=name)
+        stack.callback(forget, sagemaker.delete_endpoint, EndpointName=name)
         sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
         _wait_until_settled(sagemaker, name)
         send = partial(_send, clients.runtime, name, hosted.url)
-        return Endpoint(hosted.url, send, made.pop_all().close)
+        return Endpoint(hosted.url, send, stack.pop_all().close)
 
 
 def _wait_until_settled(sagemaker: Any, name: str) -> None:
@@ -130,8 +130,8 @@ def _send(runtime: Any, name: str, url: str, body: bytes, headers: dict[str, str
     except ClientError as error:
         told = error.response
         status = told.get("OriginalStatusCode", told["Error"]["Code"])
-        said = told.get("OriginalMessage", told["Error"]["Message"])
-        raise RuntimeError(f"{url}: {status} {said}") from error
+        message = told.get("OriginalMessage", told["Error"]["Message"])
+        raise RuntimeError(f"{url}: {status} {message}") from error
     content = bytes(answer["Body"].read())
     # Local mode hands a refusal over as an answer.
     status = getattr(answer["Body"], "status", 200)

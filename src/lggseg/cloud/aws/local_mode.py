@@ -51,8 +51,8 @@ def train_locally(
 ) -> Path:
     """Train in a container; see :func:`lggseg.cloud.train.train`."""
     require_docker(TRAIN_IMAGE)
-    with ExitStack() as made:
-        root = docker.workplace(made, TRAIN_IMAGE)
+    with ExitStack() as stack:
+        root = docker.workplace(stack, TRAIN_IMAGE)
         write_split(split, root / "split" / "split.csv")
         channels = {"train": str(cohort.root.resolve()), "split": str(root / "split")}
         _run_container(config, channels, root, plan)
@@ -92,8 +92,8 @@ def _run_container(config: Config, channels: dict[str, str], root: Path, plan: P
 def deploy_locally(model: Path, port: int) -> Endpoint:
     """An endpoint in Docker of a model folder; see :func:`lggseg.cloud.deploy.deploy`."""
     require_docker(SERVE_IMAGE)
-    with ExitStack() as made:
-        root = docker.workplace(made, SERVE_IMAGE)
+    with ExitStack() as stack:
+        root = docker.workplace(stack, SERVE_IMAGE)
         session = local_session(root, port)
         client = session.sagemaker_client
         client.create_endpoint = undecorated(client, "create_endpoint")
@@ -105,7 +105,7 @@ def deploy_locally(model: Path, port: int) -> Endpoint:
         hosted = Hosted(SERVE_IMAGE, model_data, NO_ROLE, "local", url, tags=[])
         log = keep_log()
         try:
-            endpoint = create_endpoint(clients, new_name(PROJECT), hosted, made.pop_all())
+            endpoint = create_endpoint(clients, new_name(PROJECT), hosted, stack.pop_all())
         except RuntimeError as error:
             raise RuntimeError(f"{SERVE_IMAGE}: {error}. It said:\n{''.join(log)}") from error
     atexit.register(endpoint.delete)

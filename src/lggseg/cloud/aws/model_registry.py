@@ -27,14 +27,14 @@ def register_on_aws(model: Path, name: str, account: Account) -> str:
     """
     card = Segmenter.load(model).card
     make_bucket(account)
-    place = f"runs/{account.run}/models/{name}-{time.time_ns()}"
+    prefix = f"runs/{account.run}/models/{name}-{time.time_ns()}"
     with tempfile.TemporaryDirectory() as folder:
         data = put(
-            pack_model(model, Path(folder) / "model.tar.gz"), account, f"{place}/model.tar.gz"
+            pack_model(model, Path(folder) / "model.tar.gz"), account, f"{prefix}/model.tar.gz"
         )
         scores = Path(folder) / "metrics.json"
         scores.write_text(json.dumps({"segmentation_metrics": card_metrics(card)}))
-        metrics = put(scores, account, f"{place}/metrics.json")
+        metrics = put(scores, account, f"{prefix}/metrics.json")
     sagemaker, group = account.session.client("sagemaker"), f"{account.prefix}-{name}"
     _make_group(sagemaker, group, account)
     return str(

@@ -45,15 +45,15 @@ def upload(cohort: Cohort, split: pd.DataFrame, account: Account) -> dict[str, s
     upload that is cut off leaves no file, so what is there is whole.
     """
     make_bucket(account)
-    places = {"train": (f"data/{packed_name(cohort)}", PACKED, partial(pack, cohort))}
+    uploads = {"train": (f"data/{packed_name(cohort)}", PACKED, partial(pack, cohort))}
     split_name = f"splits/{split_fingerprint(split)}"
-    places["split"] = (split_name, "split.csv", partial(write_split, split))
-    for folder, name, write in places.values():
+    uploads["split"] = (split_name, "split.csv", partial(write_split, split))
+    for folder, name, write in uploads.values():
         if not _exists(account, f"{folder}/{name}"):
             with tempfile.TemporaryDirectory() as here:
                 write(Path(here) / name)
                 put(Path(here) / name, account, f"{folder}/{name}")
-    return {channel: f"s3://{account.bucket}/{at}/" for channel, (at, *_) in places.items()}
+    return {channel: f"s3://{account.bucket}/{at}/" for channel, (at, *_) in uploads.items()}
 
 
 def put(path: Path, account: Account, key: str) -> str:
@@ -97,5 +97,5 @@ def has_bucket(account: Account) -> bool:
 
 
 def _exists(account: Account, key: str) -> bool:
-    found = account.session.client("s3").list_objects_v2(Bucket=account.bucket, Prefix=key)
-    return any(entry["Key"] == key for entry in found.get("Contents", []))
+    listing = account.session.client("s3").list_objects_v2(Bucket=account.bucket, Prefix=key)
+    return any(entry["Key"] == key for entry in listing.get("Contents", []))

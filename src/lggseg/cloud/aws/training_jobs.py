@@ -51,11 +51,11 @@ def start_training(config: Config, channels: dict[str, str], account: Account, p
     interruption; so does a later job with the same config and channels.
     """
     name = new_name(f"{account.prefix}-train")
-    place = f"{account.folder}/checkpoints/{_digest(config, channels)}"
+    location = f"{account.folder}/checkpoints/{_digest(config, channels)}"
     account.session.client("sagemaker").create_training_job(
         TrainingJobName=name,
         HyperParameters=config.to_strings(),
-        CheckpointConfig={"S3Uri": place, "LocalPath": "/opt/ml/checkpoints"},
+        CheckpointConfig={"S3Uri": location, "LocalPath": "/opt/ml/checkpoints"},
         Tags=account.tags,
         **training_definition(channels, account, plan),
     )
@@ -98,12 +98,14 @@ def wait(job: str, account: Account) -> None:
     """Wait until a job has ended, however it ends; print its state and metrics when they change."""
 
     def look() -> tuple[str, str]:
-        found = describe(job, account)
+        description = describe(job, account)
         latest = ", ".join(
             f"{metric['MetricName']} {metric['Value']:.3f}"
-            for metric in found.get("FinalMetricDataList", [])
+            for metric in description.get("FinalMetricDataList", [])
         )
-        return found["TrainingJobStatus"], f"{job}: {found['SecondaryStatus']} {latest}".rstrip()
+        return description[
+            "TrainingJobStatus"
+        ], f"{job}: {description['SecondaryStatus']} {latest}".rstrip()
 
     wait_until_ended(look)
 
@@ -127,14 +129,14 @@ def fetch_run(job: str, account: Account, run: Path) -> Path:
 
     Raises ``RuntimeError`` when the job has not completed.
     """
-    found = describe(job, account)
-    if found["TrainingJobStatus"] != "Completed":
+    description = describe(job, account)
+    if description["TrainingJobStatus"] != "Completed":
         raise RuntimeError(
-            f"{job}: found it {found['TrainingJobStatus']} "
-            f"({found.get('FailureReason') or 'no reason given'}); expected it to be "
+            f"{job}: found it {description['TrainingJobStatus']} "
+            f"({description.get('FailureReason') or 'no reason given'}); expected it to be "
             "completed. Its log is in CloudWatch, /aws/sagemaker/TrainingJobs."
         )
-    model = str(found["ModelArtifacts"]["S3ModelArtifacts"])
+    model = str(description["ModelArtifacts"]["S3ModelArtifacts"])
     _fetch(account, model, FILES, run / "model")
     _fetch(account, model.replace("model.tar.gz", "output.tar.gz"), TABLES, run)
     return run

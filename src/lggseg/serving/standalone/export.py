@@ -10,6 +10,7 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def build_page(segmenter: Segmenter, model: Path, runtime: dict[str, bytes]) -> 
         "lggseg": lggseg.__version__,
         "threshold": config.threshold,
         "neighbours": config.neighbours,
-        "smallest_part": config.smallest_part,
+        "min_component_fraction": config.min_component_fraction,
+        "quality": asdict(segmenter.quality),
     }
     code, loader, wasm = runtime.values()
     code = re.sub(rb"//# sourceMappingURL=\S+\s*$", b"", code)

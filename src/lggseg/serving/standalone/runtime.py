@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def runtime_files() -> dict[str, bytes]:
         contents = _unpacked(given) if given.is_file() else _fetched()
         private_folder(folder)
         for name, content in contents.items():
-            replace_file(kept[name], lambda beside, content=content: beside.write_bytes(content))
+            replace_file(kept[name], partial(Path.write_bytes, data=content))
     contents = {name: path.read_bytes() for name, path in kept.items()}
     _check(folder, contents)
     return contents

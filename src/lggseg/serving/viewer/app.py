@@ -36,8 +36,8 @@ from lggseg.data.codecs import TIFF, mask_tiff
 from lggseg.data.kaggle import volume_name
 from lggseg.data.nifti import Scan, slices_image
 from lggseg.evaluation.segmentation import dice
+from lggseg.inference.flags import quality_flags
 from lggseg.inference.predict import volume_paths
-from lggseg.inference.quality import quality_flags
 from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.volume import channel_statistics
 from lggseg.serving.endpoint import probabilities
@@ -218,8 +218,9 @@ def _add_answers(app: FastAPI, cases: Cases, segmenter: Segmenter) -> None:
 
     async def predicted(name: str, threshold: float) -> tuple[Case, Prediction]:
         case = await cases.find(name)
-        smallest = segmenter.config.smallest_part
-        return case, await cases.work(Prediction.of, case.probability, threshold, smallest)
+        smallest = segmenter.config.min_component_fraction
+        quality = segmenter.quality
+        return case, await cases.work(Prediction.of, case.probability, threshold, smallest, quality)
 
     @app.get("/api/cases/{name}/prediction")
     async def prediction(name: str, threshold: Threshold) -> Response:
@@ -303,9 +304,9 @@ def names_of(host: str) -> list[str]:
 
 def segment(segmenter: Segmenter, study: Study) -> Case:
     """A study with its tumour probability."""
-    apart = study.scan.apart if study.scan else 1
+    stride = study.scan.slice_stride if study.scan else 1
     statistics = channel_statistics(study.volume)
-    return Case(study, probabilities(segmenter, study.volume, statistics, apart=apart))
+    return Case(study, probabilities(segmenter, study.volume, statistics, slice_stride=stride))
 
 
 def describe(case: Case) -> dict[str, Any]:
@@ -335,7 +336,7 @@ def judge(case: Case, prediction: Prediction) -> dict[str, Any]:
         "ml": voxels * scan.voxel_ml if scan else None,
         "expected_dice": prediction.expected_dice,
         "dice": None if truth is None else dice(truth, mask),
-        "flags": quality_flags(case.study.volume, mask),
+        "flags": quality_flags(case.study.volume, prediction),
     }
 
 

@@ -25,7 +25,7 @@ from lggseg.data.scans import open_scan
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
 from lggseg.utils.errors import CONVERT, Refused
 
-MOST_VOXELS = 2**25  # of a NIfTI file: 320 × 320 × 327, or 512 × 512 × 128
+MAX_VOXELS = 2**25  # of a NIfTI file: 320 × 320 × 327, or 512 × 512 × 128
 LONGEST_LIST = 200_000  # bytes of the line of JSON
 _NUMBER = re.compile(r"(?P<patient>.*)_(?P<number>\d{1,6})$")
 _TIFF = re.compile(r"\.tiff?$", re.IGNORECASE)
@@ -35,10 +35,10 @@ _FORMATS = "TIFF (a volume, or the slices of a patient), NIfTI (.nii, .nii.gz), 
 
 @dataclass(frozen=True)
 class File:
-    """A file of an upload; ``role`` is empty or one of ``CHANNELS``."""
+    """A file of an upload; ``sequence`` is empty or one of ``CHANNELS``."""
 
     name: str
-    role: str
+    sequence: str
     body: bytes
 
 
@@ -53,7 +53,7 @@ class Study:
     scan: Scan | None = None
 
 
-def read_study(body: bytes, most: int) -> Study:
+def read_study(body: bytes, max_slices: int) -> Study:
     """A body's files as a volume of at most so many slices. Raises ``DataError``, ``Refused`` among
     them."""
     sent = split_body(body)
@@ -61,9 +61,9 @@ def read_study(body: bytes, most: int) -> Study:
     kinds = {_kind(file) for file in files}
     readers = {"TIFF": _of_tiffs, "NIfTI": _of_niftis, "DICOM": _of_dicom}
     if len(kinds) == 1 and (reader := readers.get(min(kinds))):
-        return reader(files, most)
+        return reader(files, max_slices)
     if "DICOM" in kinds and not kinds & {"TIFF", "NIfTI"}:  # what else lies on a scanner's disc
-        return _of_dicom([file for file in files if _kind(file) == "DICOM"], most)
+        return _of_dicom([file for file in files if _kind(file) == "DICOM"], max_slices)
     found = " and ".join(sorted(kinds)) or "no file"
     action = "Drop files of one kind." if kinds <= set(readers) else CONVERT
     raise Refused(415, found, _FORMATS, action, _first(files))
@@ -91,8 +91,8 @@ def split_body(body: bytes) -> list[File]:
     if not all(0 <= size <= len(body) for size in sizes) or sum(sizes) != len(body) - start:
         raise _no_list(f"{len(body) - start} bytes after a list of files of other sizes")
     files = []
-    for name, role, size in entries:
-        files.append(File(name, role, body[start : start + size]))
+    for name, sequence, size in entries:
+        files.append(File(name, sequence, body[start : start + size]))
         start += size
     return files
 
@@ -110,7 +110,7 @@ def _kind(file: File) -> str:
     return "DICOM" if is_dicom(BytesIO(file.body)) else repr(file.name[-100:])
 
 
-def _of_tiffs(files: Sequence[File], most: int) -> Study:
+def _of_tiffs(files: Sequence[File], max_slices: int) -> Study:
     """A multi-page volume or a patient's slices, with the mask of each if they have masks."""
     named = {_TIFF.sub("", file.name): file for file in files}
     masks = {_MASK.sub("", stem): file for stem, file in named.items() if _MASK.search(stem)}
@@ -120,10 +120,12 @@ def _of_tiffs(files: Sequence[File], most: int) -> Study:
         raise Refused(422, found, "slices by different names", _DROP, _first(files))
     name, stems = _in_order(list(images))
     if masks and set(masks) != set(images):
-        odd = sorted(set(masks) ^ set(images))[0]
-        raise Refused(422, "an image or a mask alone", "a mask for each image, or none", _DROP, odd)
-    _check_slices(len(stems), most, name)
-    limit = most if len(stems) == 1 else 1
+        unpaired = sorted(set(masks) ^ set(images))[0]
+        raise Refused(
+            422, "an image or a mask alone", "a mask for each image, or none", _DROP, unpaired
+        )
+    _check_slices(len(stems), max_slices, name)
+    limit = max_slices if len(stems) == 1 else 1
     volume = np.concatenate([_read(images[stem], limit, read_tiff) for stem in stems])
     if not masks:
         return Study(name, volume)
@@ -151,33 +153,36 @@ def _in_order(stems: Sequence[str]) -> tuple[str, list[str]]:
     return patients.pop(), [numbered[number] for number in numbers]
 
 
-def _read(file: File, most: int, reader: Callable[[bytes, int], np.ndarray]) -> np.ndarray:
+def _read(file: File, max_slices: int, reader: Callable[[bytes, int], np.ndarray]) -> np.ndarray:
     try:
-        return reader(file.body, most)
+        return reader(file.body, max_slices)
     except Refused as error:
         raise error.of(file.name) from error
 
 
-def _check_slices(slices: int, most: int, name: str) -> None:
-    if slices > most:
+def _check_slices(slices: int, max_slices: int, name: str) -> None:
+    if slices > max_slices:
         action = "Use lggseg predict, which has no such limit."
-        raise Refused(413, f"{slices} slices", f"at most {most}", action, name)
+        raise Refused(413, f"{slices} slices", f"at most {max_slices}", action, name)
 
 
-def _of_niftis(files: Sequence[File], most: int) -> Study:
+def _of_niftis(files: Sequence[File], max_slices: int) -> Study:
     """FLAIR, and what there is of the other two sequences."""
-    roles = [file.role or CHANNELS[FLAIR] for file in files]
-    once = len(set(roles)) == len(roles)
-    if not once or not {CHANNELS[FLAIR]} <= set(roles) <= set(CHANNELS):
+    sequences = [file.sequence or CHANNELS[FLAIR] for file in files]
+    once = len(set(sequences)) == len(sequences)
+    if not once or not {CHANNELS[FLAIR]} <= set(sequences) <= set(CHANNELS):
         expected = f"one FLAIR, and at most one each of {CHANNELS[0]} and {CHANNELS[2]}"
         action = "Say which file is what."
-        raise Refused(422, ", ".join(roles)[:200], expected, action, _first(files))
-    images = {role: nifti_image(file, most) for role, file in zip(roles, files, strict=True)}
+        raise Refused(422, ", ".join(sequences)[:200], expected, action, _first(files))
+    images = {
+        sequence: nifti_image(file, max_slices)
+        for sequence, file in zip(sequences, files, strict=True)
+    }
     volume, scan = volume_of(images)
     return Study(scan.name, volume, scan=scan.without_voxels())
 
 
-def _of_dicom(files: Sequence[File], most: int) -> Study:
+def _of_dicom(files: Sequence[File], max_slices: int) -> Study:
     """The sequences of one study, chosen by what its series say of themselves."""
     sources = [Source(file.name, partial(BytesIO, file.body)) for file in files]
     studies = read_studies(sources, _first(files))
@@ -186,17 +191,17 @@ def _of_dicom(files: Sequence[File], most: int) -> Study:
         raise Refused(422, f"files of {len(studies)} studies", EXPECTED, action, _first(files))
     chosen, name = choose(studies[0], _first(files)), pseudonym(studies[0])
     for series in chosen.values():
-        _check_slices(len(series.sources), most, str(series))
-    volume, scan, _ = study_volume(chosen, most=MOST_VOXELS)
+        _check_slices(len(series.sources), max_slices, str(series))
+    volume, scan, _ = study_volume(chosen, max_voxels=MAX_VOXELS)
     return Study(name, volume, scan=scan.without_voxels())
 
 
-def nifti_image(file: File, most: int) -> nib.Nifti1Image:
+def nifti_image(file: File, max_slices: int) -> nib.Nifti1Image:
     """A scan in memory, its header checked before its voxels are inflated: at most so many slices,
-    and ``MOST_VOXELS``. Raises ``DataError``."""
-    image = open_scan(BytesIO(file.body), file.name, MOST_VOXELS)
+    and ``MAX_VOXELS``. Raises ``DataError``."""
+    image = open_scan(BytesIO(file.body), file.name, MAX_VOXELS)
     check_header(file.name, image)
-    _check_slices(slices_of(image), most, file.name)
+    _check_slices(slices_of(image), max_slices, file.name)
     return image
 
 

@@ -2,15 +2,15 @@
 // server of `lggseg view`. Nothing is sent anywhere; the page's policy forbids it.
 
 import {
-  BATCH, SIZE, airAndContrast, channels, dropSmallParts, finite, gridOf, maskOnScan, onGrid, overlap,
-  percentile, pixelsOf, qualityFlags, sameGrid, slicesApart, turnOf, turned, voxelSizes,
+  BATCH, SIZE, backgroundAndScale, channels, dropSmallComponents, expectedDice, finite, gridOf, maskOnScan, onGrid, overlap,
+  percentile, pixelsOf, qualityFlags, sameGrid, sliceStride, turnOf, turned, voxelSizes,
 } from "./pipeline.js";
 import { ROLES } from "./roles.js";
 import { Refused, determinant, inflate, kindOf, readNifti, readTiff, writeNifti } from "./scans.js";
 
 const CHANNELS = [ROLES[1], ROLES[0], ROLES[2]];
 const LEAST_OVERLAP = 0.5;
-const MOST_SLICES = 320;
+const MAX_SLICES = 320;
 const NIFTI = /\.nii(\.gz)?$/i, TIFF = /\.tiff?$/i;
 const cases = new Map();
 const card = JSON.parse(document.getElementById("inside-card").textContent);
@@ -50,17 +50,17 @@ async function startWorker() {
 let started = null;
 export const ready = () => (started ??= startWorker());
 
-async function probabilities(sequences, apart) {
+async function probabilities(sequences, stride) {
   await ready();
-  const statistics = sequences.map(airAndContrast), area = SIZE * SIZE;
+  const statistics = sequences.map(backgroundAndScale), area = SIZE * SIZE;
   const all = card.neighbours ? [...statistics, statistics[1], statistics[1]] : statistics;
-  const [air, contrast] = [0, 1].map((i) => Float32Array.from(all, (pair) => pair[i]));
+  const [background, scale] = [0, 1].map((i) => Float32Array.from(all, (pair) => pair[i]));
   const number = sequences[1].length / area, result = new Float32Array(sequences[1].length);
   for (let from = 0; from < number; from += BATCH) {
     const to = Math.min(from + BATCH, number);
-    const image = channels(sequences, card.neighbours, apart, from, to);
+    const image = channels(sequences, card.neighbours, stride, from, to);
     const dims = [to - from, all.length, SIZE, SIZE];
-    result.set(await tell({ run: { image, dims, air, contrast } }, [image.buffer]), from * area);
+    result.set(await tell({ run: { image, dims, background, scale } }, [image.buffer]), from * area);
   }
   return result;
 }
@@ -77,8 +77,8 @@ async function ofNiftis(entries) {
   const flair = images.FLAIR, turn = turnOf(flair.affine), notes = [];
   const spacing = turn.map(({ axis }) => voxelSizes(flair.affine)[axis]);
   const start = turned(finite(flair.values), flair.shape, turn);
-  if (start.edges[0] > MOST_SLICES)
-    throw new Refused(flair.name, `${start.edges[0]} slices`, `at most ${MOST_SLICES}`, "Use lggseg predict, which has no such limit.");
+  if (start.edges[0] > MAX_SLICES)
+    throw new Refused(flair.name, `${start.edges[0]} slices`, `at most ${MAX_SLICES}`, "Use lggseg predict, which has no such limit.");
   const grid = gridOf(start.values, start.edges, spacing), grey = {};
   for (const [role, image] of Object.entries(images)) {
     const placed = onFlair(role, image, flair, notes);
@@ -123,7 +123,7 @@ async function ofTiffs(entries) {
     pages.push(...(await readTiff(file.name, bytes, 3)));
     if (masks.size) truth.push(...(await readTiff(masks.get(stem).file.name, masks.get(stem).bytes, 1)));
   }
-  if (pages.length > MOST_SLICES) throw new Refused(name, `${pages.length} slices`, `at most ${MOST_SLICES}`, "Use lggseg predict.");
+  if (pages.length > MAX_SLICES) throw new Refused(name, `${pages.length} slices`, `at most ${MAX_SLICES}`, "Use lggseg predict.");
   const sequences = [0, 1, 2].map((band) => {
     const pixels = new Uint8Array(pages.length * SIZE * SIZE);
     pages.forEach((page, slice) => {
@@ -171,7 +171,7 @@ async function read(entries) {
 
 export async function send(entries) {
   const study = await read(entries);
-  const probability = await probabilities(study.sequences, study.spacing ? slicesApart(study.spacing[0]) : 1);
+  const probability = await probabilities(study.sequences, study.spacing ? sliceStride(study.spacing[0]) : 1);
   const name = `sent-${cases.size + 1}`;
   cases.clear(); // one patient at a time stays in memory
   cases.set(name, { study, probability });
@@ -183,7 +183,7 @@ const areasOf = (mask) => Array.from({ length: mask.length / (SIZE * SIZE) }, (_
 
 function maskAt({ probability }, threshold) {
   const mask = Uint8Array.from(probability, (value) => Number(value >= Math.fround(threshold)));
-  return dropSmallParts(mask, card.smallest_part);
+  return dropSmallComponents(mask, card.min_component_fraction);
 }
 
 function facts({ study }) {
@@ -201,13 +201,13 @@ function judged(one, threshold) {
   const count = (pixels) => pixels.reduce((sum, pixel) => sum + pixel, 0);
   const voxels = count(study.scan ? onScan(study.scan, mask) : mask);
   const both = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
-  const total = probability.reduce((sum, x) => sum + x, 0) + count(mask);
+  const expected = expectedDice(probability, card.quality);
   const sizes = study.truth ? count(study.truth) + count(mask) : 0;
   return {
     bits: mask, areas: areasOf(mask), voxels, ml: study.scan ? voxels * study.voxelMl : null,
-    expected_dice: total ? (2 * both(probability, mask)) / total : 1,
+    expected_dice: expected,
     dice: study.truth ? (sizes ? (2 * both(study.truth, mask)) / sizes : 1) : null,
-    flags: qualityFlags(study.sequences, mask),
+    flags: qualityFlags(study.sequences, mask, expected < card.quality.review_below),
   };
 }
 

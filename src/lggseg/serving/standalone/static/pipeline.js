@@ -207,7 +207,7 @@ export function percentile(sorted, share) {
   return sorted[low] + (next - sorted[low]) * (place - low);
 }
 
-export const slicesApart = (spacing) => Math.max(1, evenRound(SLICE / spacing));
+export const sliceStride = (spacing) => Math.max(1, evenRound(SLICE / spacing));
 
 // A scan on the voxels of another, as grids.resampled: { values } in the reference's file order.
 export function onGrid(image, reference) {
@@ -274,9 +274,9 @@ export function sameGrid(image, reference) {
     sum + Math.abs(x - reference.affine[i][j]) * [...image.shape, 1][j], 0) <= 0.5);
 }
 
-// Statistics of a sequence, as volume.channel_statistics: air and contrast.
+// Statistics of a sequence, as volume.channel_statistics: background level and tissue scale.
 
-export function airAndContrast(pixels) {
+export function backgroundAndScale(pixels) {
   const counts = new Float64Array(256);
   for (const pixel of pixels) counts[pixel]++;
   const levels = Array.from(counts.keys());
@@ -321,7 +321,7 @@ function otsu(counts, first, last) {
 }
 
 // The network's channels of slices from one to another: sequences, then FLAIR above and below.
-export function channels(sequences, neighbours, apart, from, to) {
+export function channels(sequences, neighbours, stride, from, to) {
   const area = SIZE * SIZE, number = sequences[1].length / area;
   const width = neighbours ? 5 : 3, result = new Uint8Array((to - from) * width * area);
   const copy = (sequence, slice, place) =>
@@ -330,15 +330,15 @@ export function channels(sequences, neighbours, apart, from, to) {
     const place = (slice - from) * width;
     for (let sequence = 0; sequence < 3; sequence++) copy(sequence, slice, place + sequence);
     if (!neighbours) continue;
-    copy(1, slice >= apart ? slice - apart : slice, place + 3);
-    copy(1, slice + apart < number ? slice + apart : slice, place + 4);
+    copy(1, slice >= stride ? slice - stride : slice, place + 3);
+    copy(1, slice + stride < number ? slice + stride : slice, place + 4);
   }
   return result;
 }
 
-// A mask without connected parts (by faces, edges or corners) of fewer voxels than this share of
-// the largest one.
-export function dropSmallParts(mask, share) {
+// A mask without connected components (by faces, edges or corners) of fewer voxels than this share
+// of the largest one.
+export function dropSmallComponents(mask, share) {
   const area = SIZE * SIZE, label = new Int32Array(mask.length), sizes = [0], stack = [];
   for (let start = 0; start < mask.length; start++) {
     if (!mask[start] || label[start]) continue;
@@ -381,8 +381,19 @@ export function maskOnScan(mask, shape, turn, { zoom, offset }) {
   return turnedBack(result, shape, turn);
 }
 
-// What should make a reader look twice, as lggseg/inference/quality.py.
-export function qualityFlags(sequences, mask) {
+// An estimate of the mask's Dice, as evaluation.quality: of the lenient and the strict mask.
+export function expectedDice(probability, { intercept, slope }) {
+  let lenient = 0, strict = 0;
+  for (const value of probability) {
+    if (value >= Math.fround(0.2)) lenient++;
+    if (value >= Math.fround(0.8)) strict++;
+  }
+  const agreement = lenient + strict ? (2 * strict) / (strict + lenient) : 1;
+  return Math.min(Math.max(intercept + slope * agreement, 0), 1);
+}
+
+// What should make a reader look twice, as lggseg/inference/flags.py.
+export function qualityFlags(sequences, mask, low) {
   const area = SIZE * SIZE, number = mask.length / area;
   const some = (from, to) => mask.subarray(from * area, to * area).some(Boolean);
   const same = (a, b) => a === b || a.every((pixel, place) => pixel === b[place]);
@@ -390,6 +401,7 @@ export function qualityFlags(sequences, mask) {
     pixels.subarray(slice * area, (slice + 1) * area).every((pixel) => pixel <= BLANK)));
   return Object.entries({
     no_tumour: !mask.some(Boolean),
+    low_expected_dice: low,
     tumour_in_outermost_slice: some(0, 1) || some(number - 1, number),
     blank_slice: blank.some(Boolean),
     pre_contrast_is_flair: same(sequences[0], sequences[1]),

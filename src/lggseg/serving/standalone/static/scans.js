@@ -3,7 +3,7 @@
 
 import { SIZE, voxelSizes } from "./pipeline.js";
 
-const MOST_VOXELS = 2 ** 25;
+const MAX_VOXELS = 2 ** 25;
 const TYPES = {
   2: ["getUint8", 1], 4: ["getInt16", 2], 8: ["getInt32", 4], 16: ["getFloat32", 4],
   64: ["getFloat64", 8], 256: ["getInt8", 1], 512: ["getUint16", 2], 768: ["getUint32", 4],
@@ -62,7 +62,7 @@ export async function inflate(bytes, format, most, name) {
 export async function readNifti(name, file) {
   let bytes = file;
   if (bytes[0] === 0x1f && bytes[1] === 0x8b)
-    bytes = await inflate(bytes, "gzip", 8 * MOST_VOXELS + 2 ** 24, name);
+    bytes = await inflate(bytes, "gzip", 8 * MAX_VOXELS + 2 ** 24, name);
   const head = readHeader(name, bytes);
   const [method, size] = TYPES[head.type];
   const number = head.shape[0] * head.shape[1] * head.shape[2];
@@ -154,8 +154,8 @@ function checkHeader(name, { dims, shape, type, start, affine, placed }) {
   if (dims[0] < 2 || dims[0] > 7 || more || shape.some((edge) => edge < 1))
     throw new Refused(name, `the shape (${dims.slice(1, dims[0] + 1).join(", ")})`, "one scan of three dimensions", "Give one 3-D volume of it.");
   if (!TYPES[type]) throw new Refused(name, `voxels of type ${type}`, "grey levels", "Give a NIfTI file.");
-  if (shape[0] * shape[1] * shape[2] > MOST_VOXELS || !(start >= 352) || start > 2 ** 24)
-    throw new Refused(name, `${shape.join(" × ")} voxels from byte ${start} on`, `at most ${MOST_VOXELS}`, "Use lggseg predict for larger files.");
+  if (shape[0] * shape[1] * shape[2] > MAX_VOXELS || !(start >= 352) || start > 2 ** 24)
+    throw new Refused(name, `${shape.join(" × ")} voxels from byte ${start} on`, `at most ${MAX_VOXELS}`, "Use lggseg predict for larger files.");
   if (!placed)
     throw new Refused(name, "no orientation in the header", "an sform or a qform, which say what is up and what is left", "Convert the scan anew from DICOM (dcm2niix).");
   const sizes = voxelSizes(affine);

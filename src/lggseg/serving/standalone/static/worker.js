@@ -10,13 +10,15 @@ async function start({ model, wasm, loader }) {
   session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
 }
 
-async function run({ image, dims, air, contrast }) {
-  const width = dims[1];
-  const feeds = {
-    image: new ort.Tensor("uint8", image, dims),
-    air: new ort.Tensor("float32", air, [1, width]),
-    contrast: new ort.Tensor("float32", contrast, [1, width]),
-  };
+async function run({ image, dims, background, scale }) {
+  const shape = [1, dims[1]];
+  const inputs = [
+    new ort.Tensor("uint8", image, dims),
+    new ort.Tensor("float32", background, shape),
+    new ort.Tensor("float32", scale, shape),
+  ];
+  // By position: version 0.1 called the second and third `air` and `contrast`.
+  const feeds = Object.fromEntries(session.inputNames.map((name, i) => [name, inputs[i]]));
   const { probability } = await session.run(feeds);
   return probability.data.slice();
 }

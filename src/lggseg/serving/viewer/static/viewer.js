@@ -9,6 +9,7 @@ const $ = (id) => document.getElementById(id);
 const SEQUENCES = ["Pre-contrast", "FLAIR", "Post-contrast"];
 const FLAGS = {
   no_tumour: "No tumour at this threshold.",
+  low_expected_dice: "The expected Dice is low: look at this mask with care.",
   tumour_in_outermost_slice: "The mask reaches the first or last slice: some tumour may lie outside.",
   blank_slice: "A slice is blank.",
   pre_contrast_is_flair: "Pre-contrast is a copy of FLAIR: the sequence is missing.",
