@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nibabel as nib
@@ -171,3 +172,49 @@ def test_a_package_of_other_content_is_refused(
     found = "another ort.wasm.min.js" if kind == "another version" else "no readable package"
     with pytest.raises(DataError, match=found):
         runtime.runtime_files()
+
+
+class Controls(HTMLParser):
+    """The elements of a page with their attributes, and which text a label holds each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.labelled: set[str] = set()
+        self.within: list[str] = []
+        self.headings: list[int] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "label" and found.get("for"):
+            self.labelled.add(str(found["for"]))
+        if "label" in self.within and found.get("id"):
+            self.labelled.add(str(found["id"]))
+        if tag in ("h1", "h2", "h3"):
+            self.headings.append(int(tag[1]))
+        found["within"] = "label" if "label" in self.within else None
+        self.elements.append((tag, found))
+        self.within.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.within:
+            del self.within[len(self.within) - 1 - self.within[::-1].index(tag) :]
+
+
+def test_every_control_has_a_name_and_the_page_a_language(model: Path) -> None:
+    page = page_of(model)
+    parser = Controls()
+    # Without the scripts, whose text is no markup.
+    parser.feed(re.sub(r"(<script\b[^>]*>).*?</script>", r"\1</script>", page, flags=re.S))
+    tags = dict(reversed(parser.elements))
+    assert tags["html"]["lang"] == "en" and parser.headings[0] == 1
+    assert parser.headings.count(1) == 1
+    ids = [found["id"] for _, found in parser.elements if found.get("id")]
+    assert len(ids) == len(set(ids))
+    controls = [e for e in parser.elements if e[0] in ("input", "select", "canvas", "dialog")]
+    assert len(controls) > 10
+    for tag, found in controls:
+        named = found.get("aria-label") or found.get("aria-labelledby") or found["within"]
+        assert named or found.get("id") in parser.labelled, (tag, found)
+    live = [found.get("role") for _, found in parser.elements]
+    assert "alert" in live and "status" in live  # errors and answers are read aloud

@@ -218,9 +218,8 @@ def _add_answers(app: FastAPI, cases: Cases, segmenter: Segmenter) -> None:
 
     async def predicted(name: str, threshold: float) -> tuple[Case, Prediction]:
         case = await cases.find(name)
-        smallest = segmenter.config.min_component_fraction
-        quality = segmenter.quality
-        return case, await cases.work(Prediction.of, case.probability, threshold, smallest, quality)
+        kept = segmenter.config.min_component_fraction, segmenter.quality
+        return case, await cases.work(Prediction.of, case.probability, threshold, *kept)
 
     @app.get("/api/cases/{name}/prediction")
     async def prediction(name: str, threshold: Threshold) -> Response:
