@@ -218,8 +218,8 @@ def _add_answers(app: FastAPI, cases: Cases, segmenter: Segmenter) -> None:
 
     async def predicted(name: str, threshold: float) -> tuple[Case, Prediction]:
         case = await cases.find(name)
-        kept = segmenter.config.min_component_fraction, segmenter.quality
-        return case, await cases.work(Prediction.of, case.probability, threshold, *kept)
+        rest = threshold, segmenter.config.min_component_fraction, segmenter.quality
+        return case, await cases.work(Prediction.of, case.probability, *rest)
 
     @app.get("/api/cases/{name}/prediction")
     async def prediction(name: str, threshold: Threshold) -> Response:
@@ -303,9 +303,9 @@ def names_of(host: str) -> list[str]:
 
 def segment(segmenter: Segmenter, study: Study) -> Case:
     """A study with its tumour probability."""
-    stride = study.scan.slice_stride if study.scan else 1
-    statistics = channel_statistics(study.volume)
-    return Case(study, probabilities(segmenter, study.volume, statistics, slice_stride=stride))
+    volume, stride = study.volume, study.scan.slice_stride if study.scan else 1
+    found = probabilities(segmenter, volume, channel_statistics(volume), slice_stride=stride)
+    return Case(study, found)
 
 
 def describe(case: Case) -> dict[str, Any]:
@@ -325,8 +325,7 @@ def describe(case: Case) -> dict[str, Any]:
 
 
 def judge(case: Case, prediction: Prediction) -> dict[str, Any]:
-    """How large a mask is and how good: voxels of the patient's files, ml where spacing is known,
-    Dice over the volume where there is a truth."""
+    """A mask's size in voxels of the patient's files, and ml and Dice where they are known."""
     mask, truth, scan = prediction.mask, case.study.truth, case.study.scan
     voxels = int(np.count_nonzero(scan.mask_image(mask).dataobj if scan else mask))
     return {
