@@ -17,8 +17,9 @@ LOCK ?= requirements-hashed.txt
 # The CPU's build of torch, which PyPI does not have: torch-2.13.0+cpu-cp311-manylinux_2_28_x86_64.
 TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 TOOLS := build/tools
-# A process for each CPU; the tests of a file share one, with what it has made.
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+# A process for each CPU; the tests of a file share one, with what it has made. The files begin in the
+# order of tests/conftest.py, the longest first, not in that of their number of tests.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 STRIP := --extra-keys "metadata.papermill cell.metadata.papermill"
 export LGGSEG_CACHE ?= $(CURDIR)/build/cache
 ifdef PYTHONDONTWRITEBYTECODE
@@ -84,13 +85,32 @@ image: ## build the Docker images lggseg:serve and lggseg:train
 push: $(BIN)/.aws ## push both images to the registry of your AWS account
 	$(BIN)/lggseg push
 
-lock: $(TOOLS)/.tools ## write requirements-hashed.txt and requirements-cuda.txt anew
-	$(TOOLS)/bin/uv pip compile requirements.txt --no-deps $(COMPILE) -o requirements-hashed.txt
+# All extras are resolved at once, so that the lists agree. What is locked now stays: UPGRADE=--upgrade.
+lock: $(TOOLS)/.tools ## write all locked lists anew from the dependencies in pyproject.toml
+	mkdir -p build/lock
+	sed -n '/^[A-Za-z].*==/s/ *\\$$//p' $(wildcard requirements*.txt) >build/lock/all.txt
+	$(COMPILE) --all-extras --group aws-tests $(UPGRADE) -o build/lock/all.txt
+	grep -E $(CUDA) build/lock/all.txt >build/lock/cuda.txt
+	$(LIST) $(BASE) $(call BUT,build/lock/cuda.txt) -o requirements.txt
+	$(LIST) $(BASE) $(call BUT,build/lock/cuda.txt) --generate-hashes -o requirements-hashed.txt
 	sed -i 's/^torch==.*/&\n    --hash=sha256:$(TORCH_CPU) \\/' requirements-hashed.txt
-	grep '^torch==' requirements.txt | $(TOOLS)/bin/uv pip compile - -c requirements.txt $(COMPILE) \
-	  $(patsubst %,--no-emit-package %,$(shell sed -nE 's/^([A-Za-z0-9_.-]+)==.*/\1/p' requirements.txt)) \
-	  -o requirements-cuda.txt
-COMPILE := --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --no-header
+	$(LIST) --extra train $(call BUT,requirements.txt) --generate-hashes -o requirements-cuda.txt
+	cat requirements.txt build/lock/cuda.txt >build/lock/below.txt
+	for extra in lab dev aws; do \
+	  $(LIST) --extra $$extra $$([ $$extra = aws ] && echo --extra dev --group aws-tests) \
+	    $(call BUT,build/lock/below.txt) --generate-hashes -o requirements-$$extra.txt || exit 1; \
+	  cat requirements-$$extra.txt >>build/lock/below.txt; \
+	done
+	$(LIST) --extra serve --no-emit-package pandas --no-emit-package nibabel --generate-hashes \
+	  -o container/requirements-serve.txt
+	$(LIST) --extra serve --extra train $(call BUT,build/lock/cuda.txt) -o container/requirements-train.txt
+	$(subst pyproject.toml,,$(COMPILE)) --group tools --generate-hashes $(UPGRADE) -o requirements-tools.txt
+COMPILE := $(TOOLS)/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-annotate \
+  --custom-compile-command 'make lock'
+LIST = $(COMPILE) -c build/lock/all.txt
+BASE := --extra notebooks --extra report
+CUDA := '^(nvidia-|cuda-|triton==)'
+BUT = $$(sed -nE 's/^([A-Za-z0-9_.-]+)==.*/--no-emit-package \1/p' $(1))
 
 sbom: $(BIN)/.base $(TOOLS)/.tools ## list what is installed, as CycloneDX, and its licences: build/sbom
 	mkdir -p build/sbom
@@ -100,8 +120,8 @@ sbom: $(BIN)/.base $(TOOLS)/.tools ## list what is installed, as CycloneDX, and 
 	  --format=csv --output-file=build/sbom/licences.csv
 
 audit: $(TOOLS)/.tools ## look the locked versions up in the database of known vulnerabilities
-	$(TOOLS)/bin/pip-audit --require-hashes --disable-pip -r requirements-hashed.txt \
-	  -r requirements-cuda.txt
+	$(TOOLS)/bin/pip-audit --require-hashes --disable-pip \
+	  $(patsubst %,-r requirements-%.txt,hashed cuda lab dev aws)
 
 clean: ## delete what running made: build/ and runs/
 	rm -rf build runs .mypy_cache .ruff_cache .hypothesis
@@ -115,11 +135,10 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Without torch; the templates of the simulation are read from nilearn's files alone.
-$(BIN)/.try: requirements-try.txt requirements.txt pyproject.toml | $(BIN)/python
+$(BIN)/.try: requirements.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV): half a minute, 0.4 GB"
-	$(INSTALL) -r requirements-try.txt
+	$(INSTALL) -c requirements.txt -e '.[serve]'
 	$(INSTALL) --no-deps -c requirements.txt nilearn
-	$(INSTALL) --no-deps -e .
 	@touch $@
 
 # torch first, of the build that pip is set up for: asked for checksums, pip would prefer PyPI's to a
@@ -141,11 +160,11 @@ $(BIN)/.base: requirements.txt requirements-hashed.txt requirements-cuda.txt pyp
 	@touch $@
 
 $(BIN)/.lab: $(BIN)/.base requirements-lab.txt
-	$(INSTALL) -r requirements-lab.txt
+	$(CHECKED) -r requirements-lab.txt
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.lab requirements-dev.txt
-	$(INSTALL) -r requirements-dev.txt
+	$(CHECKED) -r requirements-dev.txt
 	@touch $@
 
 # What looks at the environment from outside, in one of its own.
@@ -156,5 +175,5 @@ $(TOOLS)/.tools: requirements-tools.txt
 
 # SageMaker's SDK, 1 GB, for what runs in Docker or on AWS.
 $(BIN)/.aws: $(BIN)/.dev requirements-aws.txt
-	$(INSTALL) -r requirements-aws.txt
+	$(CHECKED) -r requirements-aws.txt
 	@touch $@

@@ -27,7 +27,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,23 +157,6 @@ class _Bench:
         configs = [replace(config, fold=fold, seed=seed) for seed in seeds for fold in folds]
         subsets = {fold: slice_subsets(self.cohort, self.split, fold) for fold in folds}
         return configs, [subsets[config.fold] for config in configs]
-
-    def institutions(self, config: Any, seeds: range) -> tuple[list[Any], list[Any], list[str]]:
-        """The same with one institution left out in turn; test patients stay out of it."""
-        from lggseg.data.splits import patients_of
-
-        test = set(patients_of(self.split, "test", 0))
-        names = self.cohort.slices["patient"]
-        home = names.map(self.cohort.patients["institution"])
-        configs, subsets, left = [], [], []
-        for code in ("CS", "DU") if self.smoke else ("CS", "DU", "FG", "HT"):
-            labels = np.where(home == code, "validation", "train")
-            labels[names.isin(test)] = "test"
-            for seed in seeds:
-                configs.append(replace(config, seed=seed))
-                subsets.append(labels)
-                left.append(code)
-        return configs, subsets, left
 
     def train(self, configs: list[Any], subsets: list[Any]) -> list[Any]:
         from lggseg.experiments.side_by_side import train_together
@@ -346,38 +329,21 @@ def muon(options: argparse.Namespace) -> Iterator[Row]:
     optim.as_matrix, optim.orthogonalise.__defaults__ = usual, (tuned,)
 
 
-CANDIDATES: dict[str, Row] = {
-    "the recipe": {},
-    "attention_unet": {"network": "attention_unet"},
-    "swin_unetr, 20 epochs": {"network": "swin_unetr", "epochs": 20, "learning_rate": 2e-3},
-    "80 epochs": {"epochs": 80},
-    "attention_unet, 80 epochs": {"network": "attention_unet", "epochs": 80},
-    "48 filters": {"width": 48},
-    "augmentation of strength 2": {"augmentation": 2.0},
-    "no paste": {"paste": False},
-}
-
-
 def candidates(options: argparse.Namespace) -> Iterator[Row]:
     """Cross-validation and leave-one-institution-out, two seeds, of each candidate."""
-    bench, results = _Bench(options), {}
-    seeds = range(1 if bench.smoke else 2)
-    for name, change in list(CANDIDATES.items())[: 1 if bench.smoke else None]:
-        config = replace(bench.config, **change)
-        trained = bench.train(*bench.folds(config, seeds))
-        results[name] = {"config": asdict(config), "folds": _table(trained)}
-        yield results
-        configs, subsets, left = bench.institutions(config, seeds)
-        trained = bench.train(configs, subsets)
-        table = _table(trained)
-        table["by_institution"] = {
-            code: float(
-                np.mean([t.dice.mean() for t, c in zip(trained, left, strict=True) if c == code])
-            )
-            for code in dict.fromkeys(left)
-        }
-        results[name]["institutions"] = table
-        yield results
+    from candidates import CANDIDATES, INSTITUTIONS, RECIPE, Screening, collect
+
+    bench, out = _Bench(options), options.out / "candidates"
+    screening = Screening(bench.cohort, bench.split, out, bench.config)
+    names = [RECIPE] if bench.smoke else list(CANDIDATES)
+    seeds, folds = (range(1), "0") if bench.smoke else (range(2), "01234")
+    for name in names:
+        for without in (folds, INSTITUTIONS):
+            try:
+                screening.run(name, seeds, without)
+            except ImportError as error:  # the pretrained weights did not travel
+                print(f"{name}: {error}", flush=True)
+            yield collect(out, {"data_fingerprint": bench.cohort.fingerprint})
 
 
 def collect(folder: Path, path: Path) -> None:
@@ -406,9 +372,9 @@ def summarise(results: Row) -> Row:
     summary["race"] = {}
     for run in results.get("race", {}).get("runs", []):
         summary["race"].setdefault(run["name"].removesuffix(" 0"), []).append(_told(run))
-    for name, tables in results.get("candidates", {}).items():
-        scores = {kind: tables[kind] for kind in ("folds", "institutions") if kind in tables}
-        summary.setdefault("candidates", {})[name] = {k: _interval(t) for k, t in scores.items()}
+    # Those of one number of epochs are told by name alone.
+    for name, row in results.get("candidates", {}).get("candidates", {}).items():
+        summary.setdefault("candidates", {})[name.rsplit(", ", 1)[0]] = row
     return summary
 
 
@@ -421,16 +387,6 @@ def _told(run: Row) -> Row:
     best = max(row["dice"] for row in rows)
     ends = {"first": rows[0]["wall"], "last": rows[-1]["wall"], "dice": rows[-1]["dice"]}
     return {**times, **ends, "best": best}
-
-
-def _interval(table: Row) -> Row:
-    """Mean Dice over patients, each the mean of its seeds, with its interval."""
-    from lggseg.evaluation.statistics import bootstrap_interval
-
-    dice = pd.DataFrame(table["dice"]).mean(axis=1)
-    low, high = bootstrap_interval(dice)
-    facts = {key: value for key, value in table.items() if key != "dice"}
-    return {**facts, "low": low, "high": high}
 
 
 STAGES: dict[str, Callable[[argparse.Namespace], Any]] = {

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lggseg.cloud.aws.account import Account
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+LONGEST = {"test_notebooks.py": 0, "test_train.py": 1, "test_server.py": 2, "test_compare.py": 3}
 # Trainings are compared to the last bit, so none may take fewer threads than another.
 os.environ.setdefault("OMP_NUM_THREADS", str(threads.threads_each(WORKERS)))
 
@@ -41,7 +42,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What a browser shows is slow to test: the quick tests ask the server alone."""
+    """The longest files first, so that no process ends alone with one of them. What a browser shows
+    is slow to test: the quick tests ask the server alone."""
+    items.sort(key=lambda item: LONGEST.get(item.path.name, len(LONGEST)))
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)

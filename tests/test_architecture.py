@@ -233,6 +233,26 @@ def test_no_module_uses_a_private_name_of_another() -> None:
         assert borrowed({"owner": owner, "user": ast.parse(text)}), text
 
 
+# Each with a comment where it is used; tests of the modules fail when the library changes it.
+FOREIGN = {
+    "_foreach_lerp": "torch", "_foreach_lerp_": "torch", "_foreach_mul_": "torch",
+    "_foreach_add_": "torch", "_stream_output": "sagemaker, tests/cloud/test_local_mode.py",
+}  # fmt: skip
+
+
+def foreign_private_names(trees: Mapping[str, ast.Module]) -> set[str]:
+    """The private names that are used and that no module of the package defines."""
+    own = set().union(*(own_private_names(tree) for tree in trees.values()))
+    stored = own & set(FOREIGN)  # a library's name, replaced by ours
+    used = {name for tree in trees.values() for name in used_names(tree) if is_private(name)}
+    return used - own - {"_exit"} | stored  # os._exit is public
+
+
+def test_private_names_of_libraries_are_few_and_listed() -> None:
+    assert foreign_private_names(TREES) == set(FOREIGN)
+    assert foreign_private_names({"user": ast.parse("study._storage")}) == {"_storage"}
+
+
 def public(tree: ast.Module | ast.ClassDef) -> Iterator[Function | ast.ClassDef]:
     """Public functions and classes; of a class that inherits, not the methods, since they may be
     the base's."""

@@ -118,7 +118,7 @@ def test_commands_take_any_path_write_nothing_into_the_data_and_ask_no_network(
     ("files", "data", "found", "action"),
     [
         ([], "data", "no patient's folder, and no file", "the folder of a DICOM study"),
-        ([], "data/absent", "no such file or folder", "Check the path"),
+        ([], "data/absent", "no such file", "Check the path"),
         (["flair.nii.gz"], "data", "no patient's folder, but 1 file .nii.gz", "--pre and --post"),
         (["flair.nii"], "data/flair.nii", "a file .nii", "page of `lggseg view`"),
         (
@@ -169,6 +169,39 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     error = capsys.readouterr().err
     assert error.startswith("lggseg: ") and "model.onnx: found no such file" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "own"),
+    [
+        ("crossvalidate", "summary.json", "fold-0"),
+        ("crossvalidate", "patients.csv", "fold-0"),
+        ("compare", "pairs.csv", "unet/fold-0"),
+        ("tune", "best.json", "study.db"),
+        ("tune", "trials.csv", "study.db"),
+    ],
+)
+def test_tables_of_others_are_not_replaced(
+    command: str, name: str, own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / name).write_text("mine")
+    line = [command, "--data", str(tmp_path / "absent"), "--run", str(run)]
+    assert cli.main(line) == 1
+    assert f"{name}: found a file that is not of such a run" in capsys.readouterr().err
+    assert [path.name for path in run.iterdir()] == [name]
+    (run / own).mkdir(parents=True)
+    assert cli.main(line) == 1
+    assert "absent: found no such folder" in capsys.readouterr().err
+
+
+def test_an_empty_path_is_not_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    for line in (["predict", "models/lgg-unet", "", "out"], ["split", "data", "--out", ""]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(line)
+        assert caught.value.code == 2
+        assert "found an empty path; expected a file or a folder" in capsys.readouterr().err
 
 
 def test_a_bad_hyperparameter_is_one_sentence(

@@ -21,11 +21,11 @@ from lggseg.cloud import registry
 from lggseg.cloud.aws.account import Account, open_account
 from lggseg.cloud.aws.cleanup import find_everything
 from lggseg.cloud.deploy import deploy
-from lggseg.data.cohort import Cohort
+from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.splits import make_split, split_fingerprint, write_split
 from lggseg.experiments.search_space import SEARCH_SPACE
 from lggseg.inference.segmenter import Segmenter
-from lggseg.notebooks import execute
+from lggseg.notebooks import execute, runs_of
 
 if TYPE_CHECKING:
     from aws_shapes import Request
@@ -55,7 +55,7 @@ class Series:
 
     @property
     def runs(self) -> Path:
-        return self.folder / "runs" / "real"
+        return runs_of(load_cohort(self.data, progress=False))
 
     def execute(self, number: str, **parameters: Any) -> list[str]:
         """Execute a notebook with its cost confirmed; returns what it asked of AWS, each request
@@ -109,7 +109,7 @@ def series(
     urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST"))
     account = open_account()
     push_image(account)
-    write_split(make_split(cohort), tmp_path / "runs" / "real" / "split.csv")
+    write_split(make_split(cohort), runs_of(cohort) / "split.csv")
     with filled(), working():
         yield Series(account, shared_tree, tmp_path)
     server.stop()
@@ -159,7 +159,7 @@ def test_without_a_confirmed_cost_nothing_is_asked_of_aws(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("LGGSEG_RUNS", str(tmp_path))
-    write_split(make_split(cohort), tmp_path / "real" / "split.csv")
+    write_split(make_split(cohort), runs_of(cohort) / "split.csv")
     registry.register(MODEL, "lgg-unet", aliases=["production"])
     given = {"DATA": str(shared_tree), "PROFILE": "smoke", "WHERE": "sagemaker"}
     if number == "07":
@@ -180,7 +180,7 @@ def test_a_model_is_registered_with_wandb_too(
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("LGGSEG_RUNS", str(tmp_path))
-    write_split(make_split(cohort), tmp_path / "real" / "split.csv")
+    write_split(make_split(cohort), runs_of(cohort) / "split.csv")
     given = {"DATA": str(shared_tree), "PROFILE": "smoke", "MODEL": str(MODEL)}
     run_cells(NOTEBOOKS["07"], {**given, "REGISTRY": "wandb"})
     assert "wandb: lggseg/lgg-unet:latest\n" in capsys.readouterr().out

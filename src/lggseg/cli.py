@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from lggseg import commands
 from lggseg import config as configuration
-from lggseg.utils.errors import LeftOut
+from lggseg.utils.errors import LeftOut, missing_extra
 from lggseg.utils.stopping import Stopped
 
 Subparsers = Any  # argparse names no public type of it
@@ -226,7 +226,16 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True)
     for add in _COMMANDS:
         add(subparsers)
+    for command in subparsers.choices.values():
+        command.register("type", Path, _path)
     return parser
+
+
+def _path(text: str) -> Path:
+    """A path that is given. Path("") would be the current folder: ``predict M "$UNSET" "$OUT"``."""
+    if not text:
+        raise argparse.ArgumentTypeError("found an empty path; expected a file or a folder")
+    return Path(text)
 
 
 def run(call: Callable[[], object]) -> int:
@@ -237,6 +246,10 @@ def run(call: Callable[[], object]) -> int:
     except MemoryError as error:
         code = 1
         message = f"found too little memory ({error}); expected more. Give a smaller volume."
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("lggseg"):
+            raise
+        code, message = 1, missing_extra(error)
     except (ValueError, RuntimeError, OSError) as error:
         code, message = 1, str(error)
     except Stopped as stop:

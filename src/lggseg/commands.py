@@ -6,6 +6,8 @@ Heavy libraries are imported by the command that needs them, so that ``--help`` 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +94,7 @@ def crossvalidate(options: argparse.Namespace) -> None:
     from lggseg.experiments.cross_validation import FINAL, crossvalidate
 
     config = configuration.from_options(options)
+    _keep_others(options.run, ("patients.csv", "summary.json"), "fold-*")
     cohort, split = _cohort_and_split(options)
     table = crossvalidate(
         config, cohort, split, options.run, final=options.final, resume=options.resume
@@ -110,6 +113,7 @@ def compare(options: argparse.Namespace) -> None:
     from lggseg.models.networks import NETWORKS
 
     base = configuration.from_options(options)
+    _keep_others(options.run, ("patients.csv", "pairs.csv"), "*/fold-*")
     cohort, split = _cohort_and_split(options)
     configs = {name: replace(base, network=name) for name in options.networks or NETWORKS}
     table = compare(configs, cohort, split, options.run, resume=options.resume)
@@ -126,6 +130,7 @@ def tune(options: argparse.Namespace) -> None:
     from lggseg.experiments.workers import helpers
 
     config = configuration.from_options(options)
+    _keep_others(options.run, ("trials.csv", "best.json"), "study.db")
     cohort, split = _cohort_and_split(options)
     with SIGNALS, helpers(options.workers - 1, options.arguments):
         table = tune(
@@ -141,6 +146,17 @@ def tune(options: argparse.Namespace) -> None:
     best_config(table, config).save(options.run / "best.json")
     print(table.nlargest(3, "dice").round(4).to_string(index=False))
     print(f"all {len(table)} trials in {options.run / 'trials.csv'}, the best in best.json")
+
+
+def _keep_others(run: Path, names: Sequence[str], own: str) -> None:
+    """Refuse a folder with files of these names unless it also holds ``own``, which the command
+    leaves beside its own. Raises ``DataError``."""
+    if any(run.glob(own)):
+        return
+    for path in (run / name for name in names):
+        if os.path.lexists(path):
+            found, expected = "a file that is not of such a run", "none, since it would be lost"
+            raise DataError(path, found, expected, "Move it away, or choose another --run.")
 
 
 def _cohort_and_split(options: argparse.Namespace) -> tuple[Cohort, pd.DataFrame]:

@@ -149,8 +149,15 @@ def _print_outputs(out: Path, seconds: dict[str, float]) -> None:
 
 
 def runs_of(cohort: Cohort) -> Path:
-    """The folder of all runs on a cohort: ``runs/simulated`` or ``runs/real``."""
-    return runs_root() / cohort.label
+    """The folder of all runs on a cohort, which no other cohort of real patients shares.
+
+    It is ``runs/simulated``, or for real patients ``runs/<name>-<digits>``: the name of the data's
+    folder and the first eight digits of the data's fingerprint.
+    """
+    if cohort.simulated:
+        return runs_root() / cohort.label
+    name = re.sub(r"[^\w.-]+", "-", cohort.root.resolve().name)
+    return runs_root() / f"{name}-{cohort.fingerprint[:8]}"
 
 
 def save_results(cohort: Cohort, name: str, values: dict[str, Any]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
@@ -21,7 +22,7 @@ from lggseg.data.simulation import make_patient, plan_cohort
 from lggseg.evaluation.segmentation import patient_metrics
 from lggseg.inference.scans import predict_nifti
 from lggseg.inference.segmenter import Segmenter
-from lggseg.utils.errors import DataError
+from lggseg.utils.errors import DataError, LeftOut
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "lgg-unet"
 ORIENTATIONS = [
@@ -101,6 +102,19 @@ def test_fine_voxels_come_back(tmp_path: Path) -> None:
     volume, scan = read_nifti(saved(image, tmp_path / "flair.nii"))
     mask = np.asarray(scan.mask_image(bright(volume)).dataobj) > 0
     assert patient_metrics(image.get_fdata() == 200, mask)["dice"] > 0.97
+
+
+def test_forms_that_disagree_about_left_are_told(tmp_path: Path) -> None:
+    image = head()
+    image.set_sform(image.affine, code="scanner")
+    image.set_qform(image.affine, code="scanner")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        volume, _ = read_nifti(saved(image, tmp_path / "same.nii"))
+    image.set_qform(np.diag([-1, 1, 1, 1]) @ image.affine, code="scanner")
+    with pytest.warns(LeftOut, match="an sform of RAS and a qform of LAS, which differ"):
+        again, _ = read_nifti(saved(image, tmp_path / "other.nii"))
+    assert np.array_equal(volume, again)
 
 
 def test_the_header_is_kept(tmp_path: Path) -> None:

@@ -139,6 +139,48 @@ def test_other_files_are_called_what_they_are() -> None:
             read_tiff(body, 1)
 
 
+STACKS = {
+    "tifffile": {"truncate": True},
+    "ImageJ": {"description": "ImageJ=1.54f\nimages=26\nslices=26\nloop=false\n"},
+    "OME": {"description": '<OME><Image><Pixels SizeC="3" SizeT="1" SizeZ="26"/></Image></OME>'},
+}
+
+
+@pytest.mark.parametrize("program", STACKS)
+def test_a_stack_of_which_one_page_is_told_is_refused(program: str) -> None:
+    """The pixels of the others follow without a directory, or lie in other files."""
+    pages = VOLUME if program == "tifffile" else VOLUME[0]
+    options = STACKS[program] if program == "tifffile" else {**STACKS[program], "metadata": None}
+    body = written(pages, **options)
+    with pytest.raises(BadTiff, match=r"^1 of the (5|26) slices that its description tells of$"):
+        read_pages(body, 256, 3)
+    assert np.array_equal(read_pages(body, 1, 3)[0], VOLUME[0])  # a patient's slice by its name
+
+
+@pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True}, {"metadata": None}, {}])
+def test_a_stack_that_is_whole_is_read(options: dict[str, Any]) -> None:
+    assert np.array_equal(read_pages(written(VOLUME, **options), 256, 3), VOLUME)
+    assert np.array_equal(read_pages(written(VOLUME[0], **options), 256, 3)[0], VOLUME[0])
+
+
+def test_a_description_takes_no_time() -> None:
+    start = time.process_time()
+    for text in ("ImageJ=\n" * 10**5, 'SizeZ="' * 10**5, '{"shape": [9, ' * 10**5):
+        body = written(VOLUME[0], description=text, metadata=None)
+        assert np.array_equal(read_pages(body, 256, 3)[0], VOLUME[0])
+    assert time.process_time() - start < 2
+
+
+def test_pixels_that_are_stored_turned_are_named() -> None:
+    for turn in (0, 1, 3, 6):
+        body = written(VOLUME[:1], extratags=[(274, "H", 1, turn, True)])
+        if turn < 2:
+            assert np.array_equal(read_pages(body, 5, 3), VOLUME[:1])
+            continue
+        with pytest.raises(BadTiff, match=rf"turned or mirrored \(orientation {turn}\) in page 0"):
+            read_pages(body, 5, 3)
+
+
 def test_pages_of_another_size_are_named() -> None:
     file = BytesIO()
     with tifffile.TiffWriter(file) as tiff:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
@@ -81,6 +82,57 @@ def test_a_patient_that_cannot_be_read_stops_no_other(tmp_path: Path) -> None:
     assert f"{first}: found an empty file" in empty and "found slices up to 2" in gap
     assert rest == "Of the other patients, 2 were segmented."
     assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 2
+
+
+def to_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+# What may lie where a slice should; whoever opened the first two would wait for ever.
+STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "pipe": (to_pipe, "a pipe, a socket or a device"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "a pipe, a socket or a device"),
+    "folder": (Path.mkdir, "a folder"),
+    "broken link": (lambda path: path.symlink_to("nowhere"), "a link to no file"),
+    "circle": (lambda path: path.symlink_to(path), "no way to read it (Too many levels"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_what_is_no_file_is_named_and_stops_no_other(kind: str, tmp_path: Path) -> None:
+    make, found = STRANGE[kind]
+    tree = write_tree(tmp_path / "tree", patients=3, slices=2)
+    first, second, *_ = sorted(tree.glob("*/*_1.tif"))
+    mask = second.with_name(second.name.replace("_1.tif", "_1_mask.tif"))
+    for path in (first, mask):
+        path.unlink()
+        make(path)
+    with pytest.warns(LeftOut, match="without the masks"), pytest.raises(DataError) as caught:
+        predict_folder(SEGMENTER, tree, tmp_path / "out", progress=False)
+    assert f"{first}: found {found}" in str(caught.value)
+    assert str(caught.value).endswith("Of the other patients, 2 were segmented.")
+    with pytest.raises(DataError, match=r"_1.tif: found "):
+        load_cohort(tree, progress=False)
+    alone = tmp_path / "vol.tif"
+    make(alone)
+    with pytest.raises(DataError, match=r"vol.tif: found "):
+        predict_folder(SEGMENTER, alone, tmp_path / "none", progress=False)
+    scan = tmp_path / "flair.nii.gz"
+    make(scan)
+    with pytest.raises(DataError, match=r"flair.nii.gz: found "):
+        predict_nifti(SEGMENTER, scan, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_names_as_long_as_a_disk_takes(tmp_path: Path) -> None:
+    tree = named_patients(tmp_path / "tree", ["名" * 80])  # of three bytes each
+    assert len(predict_folder(SEGMENTER, tree, tmp_path / "out", progress=False)) == 1
+    name = "x" * 248  # whose mask would be 257 bytes long
+    (tree / name).mkdir()
+    tifffile.imwrite(tree / name / f"{name}_1.tif", RGB, photometric="rgb")
+    with pytest.raises(DataError, match="found a name of 257 bytes to write; expected at most 255"):
+        predict_folder(SEGMENTER, tree, tmp_path / "none", progress=False)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_long_table_is_not_written_for_each_patient(

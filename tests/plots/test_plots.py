@@ -135,7 +135,11 @@ def test_results_of_simulated_and_real_patients_are_kept_separate(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LGGSEG_RUNS", str(tmp_path))
-    assert runs_of(cohort) == tmp_path / "real"
+    folder = runs_of(cohort)
+    assert folder.parent == tmp_path and folder.name == f"kaggle_3m-{cohort.fingerprint[:8]}"
+    others = [replace(cohort, fingerprint="0" * 32), replace(cohort, root=Path("/data/My MRI"))]
+    names = {runs_of(other).name for other in others}
+    assert names == {"kaggle_3m-00000000", f"My-MRI-{cohort.fingerprint[:8]}"}
     path = save_results(replace(cohort, simulated=True), "some", {"dice": 0.5})
     assert path == tmp_path / "simulated" / "results" / "some.json"
     assert '"dice": 0.5' in path.read_text() and cohort.fingerprint in path.read_text()

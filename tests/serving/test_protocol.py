@@ -98,6 +98,7 @@ def test_a_body_that_is_not_encoded_is_taken(encoding: str) -> None:
         ('{"user": "a=b", "n": [1, 2]}', {}, '{"user": "a=b", "n": [1, 2]}'),
         ("patient=x;=;;", {}, "patient=x;="),
         ("slice", None, ""),
+        ("slice=1; slice=2", None, ""),
         ("slcie=3", None, ""),
         ("Contrast=1,1,1", None, ""),
         ("slice=" + "9" * 5000, None, ""),

@@ -227,6 +227,35 @@ def test_a_body_that_stalls_or_trickles_frees_its_connection(
         assert answer.startswith(b"HTTP/1.1 408") and time.monotonic() - start < 3.5
 
 
+def test_a_body_in_tiny_chunks_keeps_nobody_waiting(
+    server: tuple[int, subprocess.Popen[bytes]],
+) -> None:
+    port, process = server
+    head = b"POST /size HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
+
+    def busy_seconds() -> float:
+        times = psutil.Process(process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    before = busy_seconds()
+    with ExitStack() as stack:
+        for _ in range(6):
+            connection = hold(stack, port, head)
+            with suppress(OSError):  # it is closed meanwhile
+                connection.sendall(b"1\r\nx\r\n" * 500_000)
+            assert wait_for_end(connection, 5) < 5
+        assert get(port, "/ping")[0] == 200
+    assert busy_seconds() - before < 3  # 35 without the limit
+    for size, number in ((64, 5000), (1, 1000)):
+        with ExitStack() as stack:
+            chunk = b"%x\r\n%s\r\n" % (size, bytes(size))
+            connection = hold(stack, port, head + chunk * number + b"0\r\n\r\n")
+            connection.settimeout(10)
+            answer = connection.makefile("rb").read()
+            assert answer.endswith(b"\r\n\r\n%d" % (size * number))
+
+
 def test_an_unread_pipe_and_sigterm(tmp_path: Path) -> None:
     with running(subprocess.PIPE) as (port, process):
         for _ in range(150):  # 150 kB of log, more than a pipe takes

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lggseg.training import run_folder
-from lggseg.utils import errors, files
+from lggseg.utils import errors, files, paths
 
 
 def test_replace_file_leaves_nothing_half_written(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_fresh_folder_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
 def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "masks").touch()
     for folder in (tmp_path / "masks", tmp_path / "masks" / "below"):
-        with pytest.raises(errors.DataError, match=r"masks: found a file; expected a folder"):
+        with pytest.raises(errors.DataError, match=r"masks: found a file; .* yet. Choose another"):
             files.new_folder(folder)
 
 
@@ -134,3 +134,16 @@ def test_an_empty_cell_of_another_column_stays_missing(tmp_path: Path) -> None:
         True,
         False,
     ]
+
+
+def test_runs_go_to_the_project_and_not_to_whoever_holds_notebooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LGGSEG_RUNS", raising=False)
+    inner = tmp_path / "project" / "notebooks"
+    inner.mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(inner)
+    assert paths.runs_root() == inner / "runs"
+    (inner / "00_start_here.ipynb").write_text("{}")
+    assert paths.runs_root() == tmp_path / "project" / "runs"

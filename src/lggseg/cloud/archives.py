@@ -1,4 +1,4 @@
-"""The tar files that SageMaker unpacks for a container, and packs of what a container leaves."""
+"""Archives that SageMaker unpacks for a container, and makes of a container's output."""
 
 from __future__ import annotations
 

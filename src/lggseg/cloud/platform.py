@@ -73,7 +73,7 @@ def _gpu() -> str:
 def missing(platform: Platform) -> dict[str, list[str]]:
     """What each way to run lacks here, a next step each; a way without any is open."""
     in_studio = platform.kind == "Studio"
-    sdk = [] if platform.sdk else ["pip install -e '.[aws]'"]
+    sdk = [] if platform.sdk else ['pip install "lggseg[aws]"']
     docker = (
         "enable Docker access in the Studio domain's settings, install docker"
         if in_studio

@@ -1,4 +1,4 @@
-"""``train(config, cohort, split, run, where)``: one training, in one of three places."""
+"""``train(config, cohort, split, run, where)``: one training run, in one of three places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The patients below a folder, the files of each, and what is left out of them.
+"""The patients below a folder, the files of each, and which files are skipped.
 
 A patient is a folder ``NAME`` of slices ``NAME_1.tif``, ``NAME_2.tif``, … with a mask
 ``NAME_1_mask.tif`` each; the ending may be ``.tif`` or ``.tiff`` in any case.

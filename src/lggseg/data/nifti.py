@@ -9,6 +9,7 @@ is turned to that and resampled (:mod:`lggseg.preprocessing.resampling`).
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,13 +18,20 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.orientations import (
+    aff2axcodes,
+    apply_orientation,
+    axcodes2ornt,
+    io_orientation,
+    ornt_transform,
+)
 
 from lggseg.data.grids import registered, resampled, same_grid
 from lggseg.data.scans import CONVERT, EXPECTED, open_scan
 from lggseg.preprocessing.resampling import PIXEL, Grid, finite, slice_stride
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
-from lggseg.utils.errors import DataError
+from lggseg.utils.errors import DataError, LeftOut, printable
+from lggseg.utils.files import not_a_file
 
 SUFFIX = re.compile(r"\.((nii|mgh|hdr|img)(\.gz)?|mgz)$", re.IGNORECASE)
 _HALF = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
@@ -154,8 +162,7 @@ def volume_of(
 
 def _open(path: Path) -> nib.Nifti1Image:
     """A file with its header checked; its voxels are in memory as they are stored."""
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "no such file"
+    if found := not_a_file(path):
         raise DataError(path, found, EXPECTED, "Name the file itself.")
     header, voxels = _pair(path)
     with header.open("rb") as file, ExitStack() as stack:
@@ -163,6 +170,7 @@ def _open(path: Path) -> nib.Nifti1Image:
             file, str(path), MAX_VOXELS, lambda: stack.enter_context(voxels.open("rb"))
         )
     check_header(path, image)
+    _say_which_form(path, image)
     if (slices := slices_of(image)) > MAX_SLICES:
         raise DataError(path, f"{slices} slices", f"at most {MAX_SLICES}", "Crop or resample it.")
     return image
@@ -177,9 +185,9 @@ def _pair(path: Path) -> tuple[Path, Path]:
     first, last = path.name[: match.start(1)], path.name[match.end(1) :]
     header, voxels = (path.with_name(f"{first}{half}{last}") for half in halves)
     for file in (header, voxels):
-        if not file.is_file():
+        if found := not_a_file(file):
             expected = "header (.hdr) and voxels (.img) side by side"
-            raise DataError(file, "no such file", expected, "Copy it there, too.")
+            raise DataError(file, found, expected, "Copy it there, too.")
     return header, voxels
 
 
@@ -197,6 +205,19 @@ def check_header(path: Path | str, image: nib.Nifti1Image) -> None:
     if abs(np.linalg.det(image.affine[:3, :3])) < 0.5 * np.prod(spacing):
         expected = "edges at nearly right angles"
         raise DataError(path, "axes that hardly differ", expected, "Correct the affine.")
+
+
+def _say_which_form(path: Path, image: nib.Nifti1Image) -> None:
+    """Warn where the header's two affines disagree about what is up or left: the sform is taken."""
+    header = image.header
+    if header["sform_code"] and header["qform_code"]:
+        forms = ["".join(aff2axcodes(form)) for form in (header.get_sform(), header.get_qform())]
+        if forms[0] != forms[1]:
+            text = (
+                f"{path}: found an sform of {forms[0]} and a qform of {forms[1]}, which differ in "
+            )
+            text += "what is up or left; going on by the sform. If that is wrong, correct it."
+            warnings.warn(printable(text), LeftOut, stacklevel=4)
 
 
 def _on_grid(

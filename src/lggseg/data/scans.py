@@ -1,4 +1,4 @@
-"""Scan files of strangers: NIfTI and FreeSurfer's MGH, gzipped or not, whatever they are called.
+"""Untrusted files of scans: NIfTI and FreeSurfer's MGH, gzipped or not, under any name.
 
 The header is read and checked first, then as many voxels as it declares, then the end of the file,
 where gzip keeps its checksum. Header extensions are skipped without a look, however many there are.

@@ -1,4 +1,5 @@
-"""The anatomy of a simulated patient: tissue maps, deformed for each; a tumour; three contrasts.
+"""The anatomy of a simulated patient: tissue maps that are deformed for each patient, a tumour, and
+the grey levels of three sequences.
 
 The maps are those of the MNI ICBM152 template that nilearn ships (Fonov et al. 2011, NeuroImage
 54).
@@ -60,7 +61,7 @@ def _mni152_map(name: str) -> np.ndarray:
 
     package = find_spec("nilearn")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("No module named 'nilearn': install requirements.txt")
+        raise ModuleNotFoundError("No module named 'nilearn'", name="nilearn")
     file = f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
     image: Any = nib.load(Path(package.origin).parent / "datasets" / "data" / file)
     values = np.asarray(image.dataobj).astype(np.float32)

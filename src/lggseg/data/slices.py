@@ -11,6 +11,7 @@ from lggseg.data.kaggle import named, patient_files, volume_name
 from lggseg.data.tiff import BadTiff, read_pages
 from lggseg.preprocessing.volume import SIZE
 from lggseg.utils.errors import DataError, LeftOut
+from lggseg.utils.files import not_a_file, read_file
 
 
 def read_volume(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -44,9 +45,10 @@ def _read_tiff(path: Path, samples: int, max_pages: int, expected: str, action: 
     """At most so many pages of a TIFF: uint8 ``(pages, 256, 256, samples)``. ``action`` is what to
     do with a whole TIFF of something else than ``expected``."""
     try:
-        if path.stat().st_size > MAX_TIFF_BYTES:
+        if not not_a_file(path) and path.stat().st_size > MAX_TIFF_BYTES:
             raise BadTiff(413, f"more than {MAX_TIFF_BYTES} bytes")
-        return read_pages(path.read_bytes(), max_pages, samples)
+        body = read_file(path, "a TIFF of 8 bits", "Restore the file, with the right to read it.")
+        return read_pages(body, max_pages, samples)
     except BadTiff as error:
         expected = "a TIFF of 8 bits" if error.status == 400 else expected
         raise DataError(path, error.found, expected, error.action or action) from error

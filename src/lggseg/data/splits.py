@@ -1,4 +1,4 @@
-"""Patient-level, stratified test set and folds, and the check that nothing leaks."""
+"""Patient-level, stratified test set and folds, and the leakage check."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ was cut off for a shorter one. What it does not know it names and refuses.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from lggseg.data.signatures import kind_of
 from lggseg.preprocessing.volume import SIZE
 
 MAX_TAGS = 100  # in a page
+_MAX_TEXT = 2**16  # bytes that are read of a description
 _MAX_VALUES = 16  # of a tag that tells how a page is stored
 MAX_CHUNKS = 3 * SIZE  # a strip for each row of each plane, or tiles of 16 × 16 pixels
 LARGEST_TILE = 2 * SIZE  # pixels along an edge
@@ -33,8 +35,9 @@ _KINDS = {
 _NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of values
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORDER = 256, 257, 258, 259, 262, 266
 _SAMPLES, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _FORMAT = 277, 284, 317, 322, 323, 339
+_DESCRIPTION, _ORIENTATION = 270, 274
 _LAYOUT = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORDER, _SAMPLES, _PLANAR,
-           _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _FORMAT}  # fmt: skip
+           _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _FORMAT, _ORIENTATION}  # fmt: skip
 # Offsets and lengths of the strips, and of the tiles.
 _STRIPS, _TILES = (273, 279), (324, 325)
 _DEFLATED = (8, 32946)
@@ -45,6 +48,13 @@ _COMPRESSIONS = {
 }  # fmt: skip
 _COLOURS = {0: "white as 0", 3: "a palette of colours", 5: "CMYK colours", 6: "YCbCr colours"}
 _AGAIN = "Download or copy the file again: it was cut off or damaged."
+_TURN = "Turn it upright: `magick IN -auto-orient OUT`, and its mask likewise."
+# How ImageJ, OME and tifffile tell the slices of a stack, which may be more than this file's pages.
+_STACKS = (
+    re.compile(rb"\AImageJ=.*?^images=(\d{1,9})\s*$", re.MULTILINE | re.DOTALL),
+    re.compile(rb'SizeZ="(\d{1,9})"'),
+    re.compile(rb'\A\{"shape": \[(\d{1,9}), .*"truncated": true'),
+)
 _PLAIN = "To change that, save it uncompressed: `tiffcp -c none IN OUT`."
 
 
@@ -72,9 +82,10 @@ def _no_tiff(body: bytes) -> BadTiff:
 @dataclass
 class _Page:
     """A directory of the file: values of the tags in ``_LAYOUT``; for the tags of strips and tiles
-    where their values lie (``places``: letter, count, byte)."""
+    where their values lie (``places``: letter, count, byte); the page's description."""
 
     order: str
+    description: bytes = b""
     values: dict[int, tuple[int, ...]] = field(default_factory=dict)
     locations: dict[int, tuple[str, int, int]] = field(default_factory=dict)
 
@@ -105,6 +116,8 @@ def read_pages(body: bytes, limit: int, samples: int) -> np.ndarray:
     try:
         pages = _directories(body, limit)
         _check_layout(pages, samples)
+        if limit > 1:
+            _check_number(pages)
         chunks = [_chunks(body, page) for page in pages]
         if sum(count for locations in chunks for _, count in locations) > len(body):
             raise _broken("strips that overlap or lie beyond the end")
@@ -148,6 +161,8 @@ def _directories(body: bytes, limit: int) -> list[_Page]:
 
 def _read_tag(body: bytes, page: _Page, head: str, size: int, entry: int) -> None:
     code, kind, count = struct.unpack_from(page.order + head, body, entry)
+    if code == _DESCRIPTION:
+        page.description = _text(body, page.order, count, size, entry + struct.calcsize(f"={head}"))
     limit = _MAX_VALUES if code in _LAYOUT else MAX_CHUNKS
     if code not in _LAYOUT and code not in (*_STRIPS, *_TILES):
         return
@@ -173,6 +188,24 @@ def _check_layout(pages: Sequence[_Page], samples: int) -> None:
     for number, page in enumerate(pages):
         if problem := _problem(page, samples):
             raise BadTiff(422, f"{problem} in page {number}", _PLAIN)
+        if (turn := page.one(_ORIENTATION)) not in (0, 1):
+            found = f"pixels stored turned or mirrored (orientation {turn}) in page {number}"
+            raise BadTiff(422, found, _TURN)
+
+
+def _text(body: bytes, order: str, count: int, size: int, location: int) -> bytes:
+    if count > size:
+        (location,) = struct.unpack_from(order + ("Q" if size == 8 else "I"), body, location)
+    return body[location : location + min(count, _MAX_TEXT)]
+
+
+def _check_number(pages: Sequence[_Page]) -> None:
+    """Refuse a stack of which more pages are described than there are."""
+    for pattern in _STACKS:
+        match = pattern.search(pages[0].description)
+        if match and int(match[1]) > len(pages):
+            found = f"{len(pages)} of the {int(match[1])} slices that its description tells of"
+            raise BadTiff(422, found, "Save it again, each slice as a page, in one file.")
 
 
 def _problem(page: _Page, samples: int) -> str:

@@ -1,4 +1,4 @@
-"""How good a mask probably is, estimated without a truth, and how good that estimate is."""
+"""An estimate of a mask's Dice without ground truth, and how good that estimate is."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Quality:
     review_below: float = 0.0
 
     @classmethod
-    def fit(cls, agreement: Sequence[float] | np.ndarray, dice: Sequence[float]) -> Quality:
+    def fit(
+        cls, agreement: Sequence[float] | np.ndarray, dice: Sequence[float] | np.ndarray
+    ) -> Quality:
         """The least-squares line through patients that the model has not seen; the fifth of them
         with the lowest estimates is below ``review_below``. The defaults where there are fewer than
         ten patients, or where the line does not rise.
@@ -95,7 +97,8 @@ def assess_quality(
         group: Each group in turn is left out of the fit.
 
     Returns:
-        n; spearman: rank correlation of estimate and Dice; bias and mean_absolute_error of the
+        n; spearman: rank correlation of estimate and Dice (None where either is the same for all);
+        bias and mean_absolute_error of the
         estimate; flagged: the share of patients below their ``review_below``; worst_flagged: how
         many of the worst tenth (by Dice) are among them, and worst, of how many; risk_coverage:
         rows of [share of patients kept, mean Dice], the lowest estimates left out first.
@@ -103,19 +106,14 @@ def assess_quality(
     from scipy import stats
 
     x, y, groups = (np.asarray(values) for values in (agreement, dice, group))
-    estimate, flagged = np.empty(len(x)), np.zeros(len(x), dtype=bool)
-    for name in np.unique(groups):
-        own = groups == name
-        line = Quality.fit(x[~own], y[~own])
-        estimate[own] = np.clip(line.intercept + line.slope * x[own], 0, 1)
-        flagged[own] = estimate[own] < line.review_below
+    estimate, flagged = _without_own_group(x, y, groups)
     worst = np.argsort(y)[: max(1, round(len(y) / 10))]
-    best_first = y[np.argsort(-estimate)]
     kept = np.arange(1, len(y) + 1)
-    curve = np.stack([kept / len(y), np.cumsum(best_first) / kept], axis=1)
+    curve = np.stack([kept / len(y), np.cumsum(y[np.argsort(-estimate)]) / kept], axis=1)
+    constant = np.ptp(estimate) == 0 or np.ptp(y) == 0
     return {
         "n": len(y),
-        "spearman": float(stats.spearmanr(estimate, y).statistic),
+        "spearman": None if constant else float(stats.spearmanr(estimate, y).statistic),
         "bias": float((estimate - y).mean()),
         "mean_absolute_error": float(np.abs(estimate - y).mean()),
         "flagged": float(flagged.mean()),
@@ -123,3 +121,16 @@ def assess_quality(
         "worst": len(worst),
         "risk_coverage": curve.round(4).tolist(),
     }
+
+
+def _without_own_group(
+    agreement: np.ndarray, dice: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each patient's estimate, and whether it is flagged, by the line of the other groups."""
+    estimate, flagged = np.empty(len(dice)), np.zeros(len(dice), dtype=bool)
+    for name in np.unique(groups):
+        own = groups == name
+        line = Quality.fit(agreement[~own], dice[~own])
+        estimate[own] = np.clip(line.intercept + line.slope * agreement[own], 0, 1)
+        flagged[own] = estimate[own] < line.review_below
+    return estimate, flagged

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from lggseg.utils.lazy import NOT_FOR_MONAI, hidden
+
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 # Slices, rows and columns in millimetres, of a usual FLAIR series of these patients' time.
 TYPICAL_SPACING = (4.5, 0.94, 0.94)
@@ -74,7 +76,8 @@ def hd95(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing = _UNIT) ->
     """95th percentile of the Hausdorff distance, the larger of both directions, in the units of
     ``spacing`` (slices, rows, columns)."""
     # MONAI takes seconds to import, and most of this module does without.
-    from monai.metrics import compute_hausdorff_distance
+    with hidden(*NOT_FOR_MONAI):
+        from monai.metrics import compute_hausdorff_distance
 
     measure = partial(compute_hausdorff_distance, percentile=95)
     return _between_surfaces(measure, truth, prediction, spacing)
@@ -82,7 +85,8 @@ def hd95(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing = _UNIT) ->
 
 def assd(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing = _UNIT) -> float:
     """Average symmetric surface distance, in the units of ``spacing`` (slices, rows, columns)."""
-    from monai.metrics import compute_average_surface_distance
+    with hidden(*NOT_FOR_MONAI):
+        from monai.metrics import compute_average_surface_distance
 
     measure = partial(compute_average_surface_distance, symmetric=True)
     return _between_surfaces(measure, truth, prediction, spacing)

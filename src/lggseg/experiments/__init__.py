@@ -1,4 +1,4 @@
-"""Many trainings: cross-validation, hyperparameter search, comparison of networks."""
+"""Several training runs: cross-validation, hyperparameter search, comparison of networks."""
 
 from lggseg.utils.lazy import lazy_names
 

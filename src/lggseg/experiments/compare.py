@@ -14,10 +14,8 @@ import pandas as pd
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import check_patients, patients_of, split_fingerprint
-from lggseg.experiments.cross_validation import check_folds, score_folds
 from lggseg.inference.evaluate import evaluate
 from lggseg.inference.segmenter import Prediction, Segmenter
-from lggseg.models import profiling
 from lggseg.preprocessing.volume import SIZE
 from lggseg.utils.errors import DataError
 from lggseg.utils.files import read_table, write_table
@@ -40,6 +38,9 @@ def compare(
     patient, with the metrics of the model that had not seen the patient. Raises ``ValueError``
     when two configurations differ in their seed, or for an unknown network, before any training.
     """
+    # Training takes seconds to import, and what reads a comparison does without.
+    from lggseg.experiments.cross_validation import check_folds, score_folds
+
     if len({config.seed for config in configs.values()}) > 1:
         raise ValueError("found configurations of different seeds, expected the same for all")
     run, tables = Path(run), []
@@ -153,6 +154,8 @@ def in_time_of(reference: str, configs: Mapping[str, Config], run: Path | str) -
 def costs(configs: Mapping[str, Config], run: Path | str) -> pd.DataFrame:
     """What each model costs: parameters, multiply_adds a slice, activation_mib of a training step,
     epochs, training_seconds a fold, model_mib of its ONNX file, and inference_ms a slice."""
+    from lggseg.models import profiling
+
     rows: dict[str, dict[str, Any]] = {}
     for name, config in configs.items():
         model = _fold_models(Path(run) / name)[0]

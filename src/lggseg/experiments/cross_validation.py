@@ -41,19 +41,10 @@ def crossvalidate(
     summary of that table as ``cross_validation``, since nobody is left to validate it, and the
     ``quality`` line fitted on it.
 
-    Args:
-        config: What to train; its fold is replaced.
-        cohort: The patients.
-        split: Their folds.
-        run: The folder to write.
-        final: Who trains the final model: ``development``, all but the test patients; ``all``, the
-            test patients too, which must have been scored before, into the folder ``all``; or
-            ``none``: there is no final model.
-        resume: Go on with what is there.
-        progress: Show bars.
-
-    Raises:
-        ValueError: Another ``final``; otherwise as :func:`lggseg.training.train.train`.
+    ``final`` says who trains the last model: ``development``, all but the test patients; ``all``,
+    the test patients, too, which must have been scored before, into the folder ``all``; ``none``:
+    there is no such model. Raises ``ValueError`` for another, and what
+    :func:`lggseg.training.train.train` raises.
     """
     if final not in FINAL:
         raise ValueError(f"final={final!r}: expected one of {sorted(FINAL)}")
@@ -75,9 +66,9 @@ def crossvalidate(
 def quality(table: pd.DataFrame) -> dict[str, Any]:
     """The line that estimates Dice, fitted on the patients of all folds, and how well such lines
     do on the folds that they were not fitted on: for a model card."""
-    agreement, dice = table["threshold_agreement"], table["dice"]
-    line = asdict(Quality.fit(agreement.to_numpy(), dice.tolist()))
-    return {**line, **assess_quality(agreement.to_numpy(), dice.to_numpy(), table["fold"])}
+    names = ("threshold_agreement", "dice", "fold")
+    agreement, dice, fold = (table[name].to_numpy() for name in names)
+    return {**asdict(Quality.fit(agreement, dice)), **assess_quality(agreement, dice, fold)}
 
 
 def score_folds(

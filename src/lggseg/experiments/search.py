@@ -41,6 +41,8 @@ from lggseg.utils.stopping import SIGNALS, Stopped
 
 # Seconds between signs of life of a running trial, and without one until it counts as killed.
 HEARTBEAT, GRACE = 5, 20
+# Of the study in its database.
+_NAME = "lggseg"
 
 
 class EnoughTrials(Exception):
@@ -54,22 +56,25 @@ def open_study(folder: Path | str, seed: int = 0) -> optuna.Study:
     # Its warnings of a trial that failed or was stopped are tracebacks.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with _no_warnings(), _database(folder):
-        storage = optuna.storages.RDBStorage(
-            # Else a "?", "#" or "%20" in the path would not be taken for letters of it.
-            URL.create("sqlite", database=str(folder.absolute() / "study.db")).render_as_string(),
-            engine_kwargs={"connect_args": {"timeout": 60}},
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-        )
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         return optuna.create_study(
-            storage=storage,
-            study_name="lggseg",
+            storage=_storage(folder),
+            study_name=_NAME,
             direction="maximize",
             sampler=sampler,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
             load_if_exists=True,
         )
+
+
+def _storage(folder: Path) -> optuna.storages.RDBStorage:
+    return optuna.storages.RDBStorage(
+        # Else a "?", "#" or "%20" in the path would not be taken for letters of it.
+        URL.create("sqlite", database=str(folder.absolute() / "study.db")).render_as_string(),
+        engine_kwargs={"connect_args": {"timeout": 60}},
+        heartbeat_interval=HEARTBEAT,
+        grace_period=GRACE,
+    )
 
 
 @contextmanager
@@ -154,9 +159,10 @@ def _search(
     known = {name: getattr(config, name) for name in SEARCH_SPACE}
     inside = {name: value for name, value in known.items() if value in SEARCH_SPACE[name]}
     study.enqueue_trial(inside, skip_if_exists=True)
+    storage = _storage(folder)
 
     def objective(trial: optuna.Trial) -> float:
-        _beat(trial)
+        _beat(trial, storage)
         _stop_when_enough(trial, trials)
         try:
             return _score(trial, replace(config, **suggest(trial)), cohort, split, folds)
@@ -209,7 +215,7 @@ def _study_of(folder: Path, terms: dict[str, Any], seed: int) -> optuna.Study:
         _fail_killed(study)
         tried = _count(study, (*FINISHED, TrialState.RUNNING))
         if not tried and study.user_attrs.get("terms", terms) != terms:
-            optuna.delete_study(study_name=study.study_name, storage=study._storage)
+            optuna.delete_study(study_name=_NAME, storage=_storage(folder))
             study = open_study(folder)
         study = open_study(folder, seed=seed + len(study.get_trials(deepcopy=False)))
         _same_search(study, folder, terms)
@@ -254,9 +260,10 @@ def _score(
     return float(np.concatenate(dice).mean())
 
 
-def _beat(trial: optuna.Trial) -> None:
+def _beat(trial: optuna.Trial, storage: optuna.storages.RDBStorage) -> None:
     """Give the trial its first heartbeat, and note that it has one."""
-    trial.study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+    study = storage.get_study_id_from_name(_NAME)
+    storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(study, trial.number))
     trial.set_user_attr("beats", True)
 
 

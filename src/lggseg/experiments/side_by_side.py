@@ -93,16 +93,20 @@ def train_together(
     device: torch.device,
     on_device: DeviceCohort | None = None,
 ) -> list[Trained]:
-    """Train ``configs[i]`` on the slices that ``sides[i]`` labels ``train``, all side by side, and
+    """Train ``configs[i]`` on the slices that ``subsets[i]`` labels ``train``, side by side, and
     score each on those labelled ``validation``. For experiments: writes nothing, checks no leakage.
 
     on_device: the cohort, where it lies on the device already. Raises ``ValueError`` when two
     configurations need other pixels.
     """
-    start = time.perf_counter()
     on_device = on_device or DeviceCohort(cohort, configs[0], device)
     pairs = zip(configs, subsets, strict=True)
-    models = [Model(config, cohort, labels, on_device) for config, labels in pairs]
+    return train_models([Model(config, cohort, labels, on_device) for config, labels in pairs])
+
+
+def train_models(models: Sequence[Model]) -> list[Trained]:
+    """Train these models side by side, and score each on its validation slices."""
+    start, device = time.perf_counter(), models[0].on_device.device
     _wait(device)  # the streams of the models do not wait for what has made them
     running = [model.steps() for model in models]
     while running:

@@ -1,4 +1,4 @@
-"""Further processes that work on one search."""
+"""Additional worker processes of one search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``lggseg check PATH``: compares all that has a checksum, where loading compares what is cheap.
+"""``lggseg check PATH``: compares everything that has a checksum; loading compares only the cheap.
 
 A model folder: its checksums, and whether both engines run and agree. A run folder: that, and its
 checkpoint. Data: each pixel of the cache, which training reads, with what was read of the files.

@@ -1,4 +1,4 @@
-"""A model folder: its files, its model card, and what is tried before it is used.
+"""A model folder: its files, its model card, and what is verified when it is loaded.
 
 The card is ``model_card.json``; earlier versions called it ``config.json``. It holds the
 SHA-256 checksums of the other files and of itself. Cards that the first version wrote have none,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import io
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from lggseg.config import Config
 from lggseg.preprocessing.volume import SIZE
@@ -61,27 +61,26 @@ def export_model(network: torch.nn.Module, config: Config, folder: Path) -> None
 
 
 def _onnx(network: torch.nn.Module, config: Config) -> bytes:
+    """The graph as an ONNX file.
+
+    By torch's exporter that traces (``dynamo=False``). The one that torch has made the default
+    needs 3 s for a U-Net and 13 s for Swin UNETR, 20 times as long, and gives the same probability.
+    """
     import torch
 
-    # The exporter warns of operations of packages that are not installed, which none here uses.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     graph = inference_graph(network, config)
     image = torch.zeros(2, config.channels, SIZE, SIZE, dtype=torch.uint8)
-    # Two tensors: the exporter would merge one that is given twice into a single input.
     background, scale = torch.zeros(1, config.channels), torch.ones(1, config.channels)
+    model = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
+        torch.onnx.export(
             graph,
             (image, background, scale),
+            model,
             input_names=["image", "background", "scale"],
             output_names=["probability"],
-            dynamic_shapes=({0: torch.export.Dim("slices")}, None, None),
-            verbose=False,
+            dynamic_axes={"image": {0: "slices"}, "probability": {0: "slices"}},
+            dynamo=False,
         )
-    assert program is not None
-    model = program.model_proto
-    # The exporter's stack traces name this machine's folders.
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-    return cast(bytes, model.SerializeToString())
+    return model.getvalue()

@@ -1,5 +1,5 @@
-"""What a command writes into a folder of the user's: it replaces what an earlier one wrote, where
-that is asked for, and never anything else. A list in the folder tells which is which."""
+"""Output folders that belong to the user: a command replaces only files that an earlier command
+wrote, and only when asked to. A list in the folder records which files those are."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LIST = ".written-by-lggseg.json"  # the SHA-256 of each file by its name
 TABLE = "predictions.csv"
+_LONGEST = 255  # bytes of a file's name
 
 
 class Outputs:
@@ -87,6 +88,9 @@ class Outputs:
 
     def _check(self, name: str, added: bool = False) -> None:
         path = self.folder / name
+        if (length := len(os.fsencode(name))) > _LONGEST:
+            found, action = f"a name of {length} bytes to write", "Rename what it is named after."
+            raise DataError(path, found, f"at most {_LONGEST}", action)
         if not os.path.lexists(path) or (name in self._own and not added):
             return
         if not self.knows(name):

@@ -24,7 +24,7 @@ from lggseg.inference.outputs import Outputs, Predictions
 from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.volume import FLAIR
 from lggseg.utils.errors import CONVERT, DataError, usable_name
-from lggseg.utils.files import new_folder
+from lggseg.utils.files import new_folder, not_a_file
 from lggseg.utils.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -132,18 +132,18 @@ def volume_paths(data: Path) -> list[Path]:
 def find_volumes(data: Path | str) -> Survey:
     """What :func:`volume_paths` returns, and what is left out. Raises ``DataError``."""
     data = named(data)
-    if not data.exists():
-        raise DataError(data, "no such file or folder", _PATIENTS, "Check the path.")
+    if not data.is_dir() and (found := not_a_file(data)):
+        raise DataError(data, found, _PATIENTS, "Check the path.")
     if data.is_file() and data.suffix.lower() not in (".tif", ".tiff"):
         raise _no_patient(data, f"a file {ending(data.name)}")
     if data.is_file() and not usable_name(data.name):
         raise unusable(data)
     if data.is_file():
         return Survey(data.parent, [data])
-    found = survey(data)
-    if not (found.patients or found.refused):
+    below = survey(data)
+    if not (below.patients or below.refused):
         raise _no_patient(data, contents(data))
-    return found
+    return below
 
 
 def _no_patient(data: Path, found: str) -> DataError:

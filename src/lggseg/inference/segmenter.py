@@ -148,11 +148,12 @@ class Segmenter:
         )
         return self.prediction(probability)
 
-    def prediction(self, probability: np.ndarray) -> Prediction:
-        """The prediction that the tumour probability of a whole volume gives."""
-        config = self.config
-        smallest = config.min_component_fraction
-        return Prediction.of(probability, config.threshold, smallest, self.quality)
+    def prediction(self, probability: np.ndarray, threshold: float | None = None) -> Prediction:
+        """The prediction that the tumour probability of a whole volume gives, at the model's
+        threshold or another."""
+        threshold = self.config.threshold if threshold is None else threshold
+        smallest = self.config.min_component_fraction
+        return Prediction.of(probability, threshold, smallest, self.quality)
 
     def probability(
         self,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch.nn.functional as F
-from monai.losses import DiceFocalLoss, DiceLoss, TverskyLoss
 from torch import Tensor
 
 from lggseg.config import Config
+from lggseg.utils.lazy import NOT_FOR_MONAI, hidden
+
+with hidden(*NOT_FOR_MONAI):
+    from monai.losses import DiceFocalLoss, DiceLoss, TverskyLoss
 
 # The Dice terms pool the whole batch, so tumour-free slices count without a smoothing constant
 # deciding what an empty slice is worth.

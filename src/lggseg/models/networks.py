@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.networks.nets import AttentionUnet, SwinUNETR, UNet
 from torch import nn
 
 from lggseg.config import Config
+from lggseg.utils.lazy import NOT_FOR_MONAI, hidden
+
+with hidden(*NOT_FOR_MONAI):
+    from monai.networks.nets import AttentionUnet, SwinUNETR, UNet
 
 Body = tuple[type[nn.Module], dict[str, Any]]
 

@@ -24,6 +24,7 @@ SKY = "#56B4E9"  # blue that shows on a dark slice
 _COLOURS, _MARKERS = (BLUE, ORANGE, GREEN, RED, SKY), "osD^vP"
 
 
+# On import, so that what a notebook draws itself looks alike.
 plt.rcParams.update(
     {
         "figure.facecolor": "white",

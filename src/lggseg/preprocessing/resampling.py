@@ -1,4 +1,4 @@
-"""The model's pixels in a scan of voxels of any size: resampling there and back.
+"""Resample a scan of any voxel size to the model's pixels, and a mask back to the scan's voxels.
 
 The training slices are 256 × 256 pixels of a field of view of about 240 mm. A scan is resampled
 within its axial slices, not between them: thin slices stay, and the network's neighbours of a slice

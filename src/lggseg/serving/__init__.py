@@ -1,4 +1,4 @@
-"""A model over HTTP: the endpoint, its client and the limits on what strangers send."""
+"""A model over HTTP: the endpoint, its client and the limits on what it accepts."""
 
 from lggseg.utils.lazy import lazy_names
 

@@ -1,4 +1,4 @@
-"""Ask an endpoint for a volume of any length, by any transport.
+"""Send a volume of any length to an endpoint, by any transport.
 
 SageMaker lets 25 MB through to an endpoint and back, about 95 slices. A longer volume is sent in
 chunks that are answered with probabilities; the mask is made here, by the server's own functions.

@@ -130,6 +130,8 @@ def read_attributes(text: str) -> Attributes:
     for item in _items(text, ";"):
         name, _, numbers = (piece.strip() for piece in item.partition("="))
         name = _OLD_NAMES.get(name, name)
+        if name in values:
+            raise _bad_attribute(f"{name!r} twice")
         if name in _ATTRIBUTES:
             try:
                 values[name] = _numbers(name, numbers)
@@ -152,7 +154,7 @@ def opaque_attributes(headers: Headers) -> str:
 def _is_slip(item: str) -> bool:
     """Whether an attribute looks like one of the settings with a slip in its name."""
     name, equals, _ = item.partition("=")
-    return bool(equals and difflib.get_close_matches(name.strip().lower(), _ATTRIBUTES, 1, _ALIKE))
+    return bool(equals and difflib.get_close_matches(name.strip().lower(), _OWN, 1, _ALIKE))
 
 
 def _items(header: str, separator: str) -> Iterable[str]:

@@ -1,4 +1,5 @@
-"""How the endpoint and the viewer are served: bounds on connections, bodies, answers, log and end.
+"""How the endpoint and the viewer are served: limits on connections, request bodies, responses,
+logging and shutdown.
 
 uvicorn answers requests but leaves some things unbounded: how long a connection may stay without a
 request, how slowly an answer may be taken, how many connections there are, and what happens where
@@ -21,6 +22,7 @@ from threading import Thread, Timer
 from types import FrameType
 from typing import Any, cast
 
+import h11
 import uvicorn
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect, Request
@@ -32,6 +34,8 @@ from lggseg.utils.errors import Refused
 
 IDLE_SECONDS = 10  # of a connection without a whole request head, and of a body without a byte
 LEAST_RATE = 16_000  # bytes per second of a body, after IDLE_SECONDS
+LEAST_CHUNK = 64  # bytes of a chunk of a body on average, after _FREE_CHUNKS of any size
+_FREE_CHUNKS = 1000
 GRACE_SECONDS = 25  # from SIGTERM to the end; SageMaker kills after 30
 MAX_CONNECTIONS = 512
 _BACKLOG = 32  # connections that are accepted at a time
@@ -149,9 +153,42 @@ async def read_body(request: Request, limits: Limits, action: str) -> bytes:
     return bytes(body)
 
 
+class TinyChunks(Exception):
+    """A body comes in chunks so small that reading them would keep everyone else waiting."""
+
+
+class Requests(h11.Connection):
+    """What a client sends, parsed. Raises ``TinyChunks``."""
+
+    _chunks = _bytes = 0  # of this request's body
+
+    def next_event(self) -> Any:
+        """The next part of a request."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            if self._chunks > _FREE_CHUNKS + self._bytes // LEAST_CHUNK:
+                raise TinyChunks
+        return event
+
+
 class Connection(H11Protocol):
     """A connection that is closed where it neither answers a request nor gets one for some time,
-    and earlier where there are too many."""
+    where a body comes in tiny chunks, and earlier where there are too many."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn = Requests(h11.SERVER)
+
+    def handle_events(self) -> None:
+        """Go through what has come."""
+        try:
+            super().handle_events()
+        except TinyChunks:
+            self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give up the connection that has waited longest where this is one too many."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent."""
+"""Atomic writes of checkpoints: complete or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a training and is known before it begins and writes anything."""
+"""Checks before a run starts and writes anything."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Where metrics go beside the run folder: Weights & Biases, where asked for (online with a key in
-the environment, else offline), and in a SageMaker job the log, from which AWS takes them."""
+"""Where metrics go besides the run folder: to Weights & Biases when asked for (online with a key
+in the environment, otherwise offline), and in a SageMaker job to the log, which AWS reads."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lggseg.evaluation.statistics import examples
 from lggseg.inference.model_folder import card_path
 from lggseg.inference.segmenter import Segmenter
 from lggseg.preprocessing.volume import FLAIR
+from lggseg.utils.errors import missing_extra
 from lggseg.utils.files import private_folder, read_table
 from lggseg.utils.paths import runs_root
 
@@ -126,6 +127,5 @@ def _wandb() -> Any:
     try:
         import wandb
     except ModuleNotFoundError as error:
-        message = "Weights & Biases is not installed: pip install wandb, or use --tracker csv"
-        raise RuntimeError(message) from error
+        raise RuntimeError(f"{missing_extra(error)} Or use --tracker csv.") from error
     return wandb

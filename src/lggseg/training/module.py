@@ -1,5 +1,5 @@
-"""The LightningModule: a training step by :mod:`lggseg.training.step`, validation Dice exact per
-patient."""
+"""The LightningModule: the training step of :mod:`lggseg.training.step`, and validation with the
+exact Dice of each patient."""
 
 from __future__ import annotations
 

@@ -155,6 +155,7 @@ class MuonAdamW(torch.optim.Optimizer):
         views = [self._views[index] for index in used]
         gradients = [as_matrix(self._weights[i].grad, self._transposed[i]) for i in used]  # type: ignore[arg-type]
         momenta = [self.state[self._weights[index]]["momentum"] for index in used]
+        # What torch's own optimisers call; these have no public names.
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         updates = orthogonalise(torch._foreach_lerp(gradients, momenta, MOMENTUM))
         torch._foreach_mul_(updates, [0.2 * max(view.shape) ** 0.5 for view in views])

@@ -1,4 +1,4 @@
-"""The run folder: whether a training may begin there or go on, and what a failed start leaves.
+"""The run folder: whether a run may start or resume there, and what a failed start leaves behind.
 
 A run is its config, its split and its data: whoever goes on with it must have the same three. A
 start that has saved nothing yet, whether it failed or was killed, is no run.

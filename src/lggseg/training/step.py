@@ -69,6 +69,7 @@ class Networks(nn.Module):
     def average(self, decay: float) -> None:
         """Move the average towards the trained weights; with a ``decay`` of 0, onto them."""
         averaged, trained = (list(_floats(net)) for net in (self.averaged, self.trained))
+        # What torch's own optimisers call; it has no public name.
         torch._foreach_lerp_(averaged, trained, 1 - decay)
 
 

@@ -1,4 +1,4 @@
-"""What every step uses: errors, whole files, paths, checksums, threads, progress."""
+"""What every step uses: errors, atomic writes, paths, checksums, threads, progress."""
 
 from lggseg.utils.lazy import lazy_names
 

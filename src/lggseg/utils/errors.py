@@ -22,6 +22,25 @@ class LeftOut(UserWarning):
     """Something of the user's that a command does without: one sentence that names it."""
 
 
+# The extra of pyproject.toml that brings a package, by the name it is imported by.
+EXTRAS = {
+    "serve": "fastapi starlette uvicorn",
+    "data": "kagglehub nilearn",
+    "train": "torch monai pytorch_lightning safetensors onnx einops optuna sqlalchemy",
+    "notebooks": "papermill ipykernel matplotlib",
+    "aws": "sagemaker boto3 psutil",
+    "wandb": "wandb",
+}
+
+
+def missing_extra(error: ModuleNotFoundError) -> str:
+    """The sentence for a package that is not installed: which extra of lggseg brings it."""
+    package = (error.name or "").partition(".")[0]
+    extra = next((name for name, text in EXTRAS.items() if package in text.split()), "")
+    install = f'Run `pip install "lggseg[{extra}]"`.' if extra else "Install it."
+    return f"{package}: found no such package; expected it for this step. {install}"
+
+
 def usable_name(name: str) -> bool:
     """Whether a name can stand in a table and in a message as it is."""
     return not any(unicodedata.category(letter) in _UNUSABLE for letter in name)

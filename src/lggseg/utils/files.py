@@ -1,4 +1,4 @@
-"""Files that are whole or absent, locks, and tables and JSON on the disk."""
+"""Atomic writes (a file is complete or absent), locks, and tables and JSON on the disk."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -52,7 +54,33 @@ def new_folder(path: Path, mode: int = 0o777, action: str = _ELSEWHERE) -> None:
             if error.errno not in _NO_FOLDER:
                 raise
             blocking = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+            action = action.removeprefix("Free some space, or ")
+            action = action[:1].upper() + action[1:]
             raise DataError(blocking, "a file", "a folder, or nothing yet", action) from error
+
+
+def not_a_file(path: Path) -> str:
+    """What there is instead of a file that can be read, such as ``no such file`` or ``a folder``;
+    empty where there is one. Whoever opens a pipe may wait for ever, and a device may not end."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "a link to no file" if path.is_symlink() else "no such file"
+    except OSError as error:
+        return f"no way to read it ({os.strerror(error.errno or 0)})"
+    if stat.S_ISREG(mode):
+        return ""
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+
+
+def read_file(path: Path, expected: str, action: str) -> bytes:
+    """The bytes of a file. Raises ``DataError`` where there is none that can be read."""
+    try:
+        if not (found := not_a_file(path)):
+            return path.read_bytes()
+    except OSError as error:
+        found = f"no way to read it ({os.strerror(error.errno or 0)})"
+    raise DataError(path, found, expected, action)
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -60,7 +88,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises ``DataError`` where the disk is full or may not be written to.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name[-100:]}")
+    temporary = path.with_name(f".{os.getpid()}.{path.name[-50:]}")
     with writing(path):
         new_folder(path.parent)
         try:
@@ -152,12 +180,13 @@ def read_table(path: Path, action: str = "Let lggseg write it again.") -> pd.Dat
     ``DataError`` that asks for ``action`` when it cannot be read."""
     import pandas as pd
 
+    content = read_file(path, "a CSV file", action)
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(BytesIO(content))
         names = [name for name in table.columns if name in _TEXTS]
-        texts = pd.read_csv(path, usecols=names, dtype=str, keep_default_na=False)
+        texts = pd.read_csv(BytesIO(content), usecols=names, dtype=str, keep_default_na=False)
         return table.assign(**{name: texts[name].map(_read_text) for name in names})
-    except (OSError, ValueError) as error:  # pandas's parser errors and wrong encodings
+    except ValueError as error:  # pandas's parser errors and wrong encodings
         raise DataError(path, f"no readable table ({error})", "a CSV file", action) from error
 
 

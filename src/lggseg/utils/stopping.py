@@ -1,4 +1,4 @@
-"""What SIGTERM and SIGINT do to a training: it ends where it can be gone on with, and says so."""
+"""SIGTERM and SIGINT stop a training run where it can be resumed, with a message."""
 
 from __future__ import annotations
 

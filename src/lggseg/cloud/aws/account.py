@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lggseg.utils.errors import missing_extra
+
 PROJECT = "lggseg"
 ROLE_VARIABLE = "LGGSEG_ROLE"
 # Written by SageMaker in Studio and in notebook instances.
@@ -102,7 +104,7 @@ def open_account(run: str = "demo", *, role: str = "", region: str = "") -> Acco
 def require_package(name: str) -> None:
     """``sagemaker`` or ``boto3``; looks for it without importing it, which takes long."""
     if find_spec(name) is None:
-        raise RuntimeError(f"{name}: found no such package; run `pip install -e .[aws]`.")
+        raise RuntimeError(missing_extra(ModuleNotFoundError(name=name)))
 
 
 def require_account(account: Account) -> None:

@@ -218,8 +218,7 @@ def _add_answers(app: FastAPI, cases: Cases, segmenter: Segmenter) -> None:
 
     async def predicted(name: str, threshold: float) -> tuple[Case, Prediction]:
         case = await cases.find(name)
-        rest = threshold, segmenter.config.min_component_fraction, segmenter.quality
-        return case, await cases.work(Prediction.of, case.probability, *rest)
+        return case, await cases.work(segmenter.prediction, case.probability, threshold)
 
     @app.get("/api/cases/{name}/prediction")
     async def prediction(name: str, threshold: Threshold) -> Response:
@@ -296,16 +295,15 @@ def names_of(host: str) -> list[str]:
         address = ipaddress.ip_address(host)
     except ValueError:
         return ["localhost", "127.0.0.1", "[::1]", host]
-    if address.is_unspecified:
-        return ["*"]
-    return ["localhost", "127.0.0.1", f"[{address}]" if address.version == 6 else str(address)]
+    own = f"[{address}]" if address.version == 6 else str(address)
+    return ["*"] if address.is_unspecified else ["localhost", "127.0.0.1", own]
 
 
 def segment(segmenter: Segmenter, study: Study) -> Case:
     """A study with its tumour probability."""
-    volume, stride = study.volume, study.scan.slice_stride if study.scan else 1
-    found = probabilities(segmenter, volume, channel_statistics(volume), slice_stride=stride)
-    return Case(study, found)
+    stride = study.scan.slice_stride if study.scan else 1
+    volume, statistics = study.volume, channel_statistics(study.volume)
+    return Case(study, probabilities(segmenter, volume, statistics, slice_stride=stride))
 
 
 def describe(case: Case) -> dict[str, Any]:
