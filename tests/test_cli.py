@@ -117,7 +117,7 @@ def test_commands_take_any_path_write_nothing_into_the_data_and_ask_no_network(
 @pytest.mark.parametrize(
     ("files", "data", "found", "action"),
     [
-        ([], "data", "no patient's folder, and no file", "DICOM becomes NIfTI"),
+        ([], "data", "no patient's folder, and no file", "the folder of a DICOM study"),
         ([], "data/absent", "no such file", "Check the path"),
         (["flair.nii.gz"], "data", "no patient's folder, but 1 file .nii.gz", "--pre and --post"),
         (["flair.nii"], "data/flair.nii", "a file .nii", "page of `lggseg view`"),

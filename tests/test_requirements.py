@@ -82,7 +82,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 # Names of a package and of what it is imported as.
 IMPORTED_AS = {
     "scikit-image": "skimage", "pillow": "PIL", "pytorch-lightning": "pytorch_lightning",
-    "beautifulsoup4": "bs4", "pyyaml": "yaml",
+    "beautifulsoup4": "bs4", "pyyaml": "yaml", "simpleitk": "SimpleITK",
 }  # fmt: skip
 # What comes with another package by its own promise.
 WITH = {"pydantic_core": "pydantic", "botocore": "boto3"}

@@ -99,27 +99,39 @@ def _add_compare(subparsers: Subparsers) -> None:
 def _add_predict(subparsers: Subparsers) -> None:
     command = subparsers.add_parser("predict", help="write masks for volumes never seen before")
     command.add_argument("model", type=Path, help="model folder")
-    command.add_argument(
-        "data", type=Path, help="a tree, one patient's folder, one TIFF, or FLAIR in NIfTI"
-    )
+    text = "a tree of TIFF slices, NIfTI scans or DICOM, one patient of such, or FLAIR in NIfTI"
+    command.add_argument("data", type=Path, help=text)
     command.add_argument("out", type=Path, help="folder to write masks and predictions.csv into")
-    command.add_argument("--pre", type=Path, help="pre-contrast T1 on the voxels of NIfTI data")
-    command.add_argument("--post", type=Path, help="post-contrast T1 on the voxels of NIfTI data")
+    for option, text in {"flair": "FLAIR", "pre": "T1 before contrast", "post": "T1 after"}.items():
+        file = "" if option == "flair" else "; the file, where data is FLAIR in NIfTI"
+        text = f"{text}: the number of the DICOM series{file}"
+        command.add_argument(f"--{option}", metavar="SERIES", help=text)
+    text = "bring T1s onto FLAIR by a rigid registration, too (needs lggseg[dicom])"
+    command.add_argument("--register", action="store_true", help=text)
+    text = "what to call the patient of a DICOM study (default: a pseudonym)"
+    command.add_argument("--name", default="", help=text)
     text = "also draw the slice with most tumour of each patient (not for NIfTI)"
     command.add_argument("--pictures", action="store_true", help=text)
     engines, text = ("onnx", "torch"), "same mask; torch uses a GPU (%(default)s)"
     command.add_argument("--engine", choices=engines, default="onnx", help=text)
     text = "replace masks that an earlier call wrote; other files are never replaced"
     command.add_argument("--overwrite", action="store_true", help=text)
+    text = "also write a page for each patient of NIfTI or DICOM: slices, volume, diameters"
+    command.add_argument("--reports", action="store_true", help=text)
+    text = "leave out the patients whose masks an earlier call wrote"
+    command.add_argument("--resume", action="store_true", help=text)
     command.set_defaults(call=commands.predict)
 
 
 def _add_export(subparsers: Subparsers) -> None:
-    command = subparsers.add_parser("export", help="write a model as a MONAI bundle")
+    text = "write a model as a MONAI bundle, or as a page that segments in the browser"
+    command = subparsers.add_parser("export", help=text)
     command.add_argument("model", type=Path, help="model folder")
-    command.add_argument(
-        "--monai-bundle", type=Path, required=True, help="new folder, named like the bundle"
-    )
+    kind = command.add_mutually_exclusive_group(required=True)
+    text = "new folder, named like the bundle"
+    kind.add_argument("--monai-bundle", type=Path, metavar="FOLDER", help=text)
+    text = "one file with all inside, which opens from disk without a network"
+    kind.add_argument("--html", type=Path, metavar="FILE", help=text)
     command.set_defaults(call=commands.export)
 
 

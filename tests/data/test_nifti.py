@@ -20,7 +20,7 @@ from lggseg.config import profile
 from lggseg.data.nifti import is_nifti, read_nifti
 from lggseg.data.simulation import make_patient, plan_cohort
 from lggseg.evaluation.segmentation import patient_metrics
-from lggseg.inference.predict import predict_nifti
+from lggseg.inference.scans import predict_nifti
 from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.errors import DataError, LeftOut
 
@@ -267,15 +267,6 @@ def test_other_formats_are_refused(tmp_path: Path) -> None:
     assert is_nifti("A.NII.GZ") and not is_nifti("nii") and not is_nifti("a.nii.txt")
 
 
-def test_sequences_on_other_voxels_are_refused(flair: Path, tmp_path: Path) -> None:
-    moved = head()
-    moved.affine[0, 3] += 2
-    for image in (moved, turned(head(), "LAS"), head((4, 3.5, 3))):
-        path = saved(image, tmp_path / "t1.nii")
-        with pytest.raises(DataError, match=r"t1.nii: found another grid.*Register it"):
-            read_nifti(flair, post=path)
-
-
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     """A folder with the three sequences of a simulated patient, and its volume."""
@@ -326,7 +317,7 @@ def test_sequences_go_with_nifti_alone(
     assert cli.main([*arguments, "--pre", str(flair)]) == 1
     error = capsys.readouterr().err
     assert (
-        f"{shared_tree}: found a folder; expected one scan in NIfTI" in error
+        f"{shared_tree}: found slices in TIFF; expected other data for --pre" in error
         and "Traceback" not in error
     )
     assert not (tmp_path / "out").exists()

@@ -27,7 +27,7 @@ from lggseg.data.simulation import make_patient, plan_cohort
 from lggseg.inference.bundle_docs import PACKAGES
 from lggseg.inference.model_folder import write_card
 from lggseg.inference.monai_bundle import export_bundle, inference, metadata
-from lggseg.inference.predict import predict_nifti
+from lggseg.inference.scans import predict_nifti
 from lggseg.inference.segmenter import Segmenter
 from lggseg.models.networks import NETWORKS, build_network
 from lggseg.preprocessing.monai_workflow import (

@@ -20,7 +20,8 @@ from lggseg.data.cohort import load_cohort
 from lggseg.data.kaggle import patient_folders
 from lggseg.inference import outputs
 from lggseg.inference.outputs import Outputs
-from lggseg.inference.predict import predict_folder, predict_nifti
+from lggseg.inference.predict import predict_folder
+from lggseg.inference.scans import predict_nifti
 from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.errors import DataError, LeftOut
 from lggseg.utils.files import read_table

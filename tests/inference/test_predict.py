@@ -23,7 +23,8 @@ from lggseg.data.cohort import load_cohort
 from lggseg.data.splits import check_no_leakage, make_split, read_split, slice_folds, write_split
 from lggseg.inference import outputs
 from lggseg.inference.evaluate import evaluate
-from lggseg.inference.predict import predict_folder, predict_nifti
+from lggseg.inference.predict import predict_folder
+from lggseg.inference.scans import predict_nifti
 from lggseg.inference.segmenter import Segmenter
 from lggseg.serving.viewer import app
 from lggseg.utils.errors import DataError, LeftOut

@@ -26,6 +26,7 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
+from lggseg.data.grids import registered, resampled, same_grid
 from lggseg.data.scans import CONVERT, EXPECTED, open_scan
 from lggseg.preprocessing.resampling import PIXEL, Grid, finite, slice_stride
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
@@ -38,8 +39,6 @@ MAX_VOXELS = 2**28  # of a scan: 640 × 640 × 655, or 1 GiB as 32-bit floats
 MAX_SLICES = 1024
 # Slices upwards, rows front to back, columns from the patient's right to the left.
 AXES = axcodes2ornt(("S", "P", "L"))
-# Millimetres by which the grids of two sequences may differ.
-TOLERANCE = 0.5
 VOXEL = (0.1, 20.0)  # the shortest and the longest edge of a voxel that is taken for millimetres
 
 
@@ -47,12 +46,14 @@ VOXEL = (0.1, 20.0)  # the shortest and the longest edge of a voxel that is take
 class Scan:
     """A patient's FLAIR file, and where the model's volume lies in it.
 
-    missing: the sequences for which FLAIR stands in.
+    missing: the sequences for which FLAIR stands in. notes: sentences on the sequences that were
+    not on FLAIR's voxels.
     """
 
     flair: nib.Nifti1Image
     missing: tuple[str, ...]
     grid: Grid
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -122,30 +123,41 @@ def is_nifti(path: Path | str) -> bool:
 
 
 def read_nifti(
-    flair: Path | str, pre: Path | str | None = None, post: Path | str | None = None
+    flair: Path | str,
+    pre: Path | str | None = None,
+    post: Path | str | None = None,
+    *,
+    register: bool = False,
 ) -> tuple[np.ndarray, Scan]:
-    """Co-registered sequences of one patient as a volume for a model, and the way back.
+    """The sequences of one patient as a volume for a model, and the way back.
 
     Returns uint8 ``(slices, 256, 256, 3)``, pre-contrast, FLAIR, post-contrast, where FLAIR stands
     in for a sequence that is not given, as in the training data; pixels of 240 / 256 mm, centred
-    on the head. Voxels outside the scan, NaN and infinity become its darkest value. Raises
-    ``DataError`` for what is not a 3-D scan of known place, and for sequences on different grids.
+    on the head. Voxels outside the scan, NaN and infinity become its darkest value. Sequences on
+    other voxels than FLAIR's are brought onto them by the positions in their headers; ``register``:
+    by a rigid registration from there on (:mod:`lggseg.data.grids`). Raises ``DataError`` for what
+    is not a 3-D scan of known place, and for sequences that do not show the same head.
     """
     paths = dict(zip(CHANNELS, (pre, flair, post), strict=True))
-    return volume_of({name: _open(Path(path)) for name, path in paths.items() if path is not None})
+    images = {name: _open(Path(path)) for name, path in paths.items() if path is not None}
+    return volume_of(images, register=register)
 
 
-def volume_of(images: Mapping[str, nib.Nifti1Image]) -> tuple[np.ndarray, Scan]:
+def volume_of(
+    images: Mapping[str, nib.Nifti1Image], *, register: bool = False
+) -> tuple[np.ndarray, Scan]:
     """What :func:`read_nifti` returns, of opened images by the names in ``CHANNELS``, which have
     passed :func:`check_header`; FLAIR must be among them. Raises ``DataError``."""
     reference = images[CHANNELS[FLAIR]]
-    for image in images.values():
-        _check_grid(image, reference)
     grid = Grid.of(_values(reference), _spacing(reference))
-    grey = {name: _grey(image, grid) for name, image in images.items()}
+    grey, notes = {}, []
+    for name, image in images.items():
+        on_grid, note = _on_grid(name, image, reference, register)
+        grey[name] = _grey(on_grid, grid)
+        notes += [note] if note else []
     volume = np.stack([grey.get(name, grey[CHANNELS[FLAIR]]) for name in CHANNELS], axis=-1)
     missing = tuple(name for name in CHANNELS if name not in grey)
-    return volume, Scan(reference, missing, grid)
+    return volume, Scan(reference, missing, grid, tuple(notes))
 
 
 def _open(path: Path) -> nib.Nifti1Image:
@@ -208,16 +220,18 @@ def _say_which_form(path: Path, image: nib.Nifti1Image) -> None:
             warnings.warn(printable(text), LeftOut, stacklevel=4)
 
 
-def _check_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image) -> None:
-    """Refuse a sequence whose voxels are not where those of FLAIR are."""
-    distance = np.inf
-    if image.shape == reference.shape:
-        distance = np.max(np.abs(image.affine - reference.affine) @ [*image.shape, 1])
-    if not distance <= TOLERANCE:
-        found = f"another grid, of shape {image.shape}"
-        expected = f"FLAIR's shape {reference.shape} and affine, to {TOLERANCE} mm"
-        action = "Register it to FLAIR and resample it onto that grid first (ANTs, FSL, 3D Slicer)."
-        raise DataError(str(image.get_filename()), found, expected, action)
+def _on_grid(
+    name: str, image: nib.Nifti1Image, reference: nib.Nifti1Image, register: bool
+) -> tuple[nib.Nifti1Image, str]:
+    """A sequence on the voxels of FLAIR, and a sentence on what was done to it, if anything."""
+    if image is reference or (same_grid(image, reference) and not register):
+        return image, ""
+    if register:
+        moved, move = registered(image, reference)
+        return moved, f"{name}: {move} onto FLAIR by rigid registration."
+    edges = " × ".join(f"{edge:.3g}" for edge in voxel_sizes(image.affine))
+    note = f"{name}: resampled from voxels of {edges} mm onto FLAIR's, by the scans' positions."
+    return resampled(image, reference), note
 
 
 def _axes(image: nib.Nifti1Image) -> np.ndarray:

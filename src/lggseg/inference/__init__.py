@@ -8,7 +8,8 @@ __all__, __getattr__ = lazy_names(
         "model_folder": "amend_card read_card write_card",
         "monai_bundle": "export_bundle",
         "onnx_export": "export_model inference_graph",
-        "predict": "predict_folder predict_nifti",
+        "predict": "predict_folder",
+        "scans": "predict_dicom predict_nifti predict_scans",
         "segmenter": "Prediction Segmenter",
     },
 )

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ class Outputs:
             raise DataError(path, found, f"at most {_LONGEST}", action)
         if not os.path.lexists(path) or (name in self._own and not added):
             return
-        if not self._knows(name):
+        if not self.knows(name):
             found = "a file that lggseg did not write, or that was changed since"
             action = "Move it away, or choose another folder."
             raise DataError(path, found, "none, since it would be lost", action)
@@ -101,7 +101,7 @@ class Outputs:
             found, expected = "what an earlier command wrote", "none of that name"
             raise DataError(path, found, expected, "Choose another folder, or add --overwrite.")
 
-    def _knows(self, name: str) -> bool:
+    def knows(self, name: str) -> bool:
         """Whether lggseg wrote a file and nobody changed it since."""
         path, listed = self.folder / name, self._listed().get(name)
         return listed is not None and path.is_file() and listed == _digest(path.read_bytes())
@@ -130,19 +130,35 @@ class Predictions:
     """Masks in a folder, and the table ``predictions.csv`` with a row for each, to which further
     calls with the same model add.
 
-    masks: the names of the masks to come; others: those of other files. Raises ``DataError`` where
-    one of them must not be written, and where the table holds masks of another model.
+    masks: the names of the masks to come; others: those of other files of each, in the same order.
+    resume: masks that an earlier call wrote, with their row, stay as they are (:meth:`has`). Raises
+    ``DataError`` where one of them must not be written, and where the table holds masks of another
+    model.
     """
 
     def __init__(
-        self, outputs: Outputs, model: str, masks: Iterable[str], others: Iterable[str] = ()
+        self,
+        outputs: Outputs,
+        model: str,
+        masks: Sequence[str],
+        others: Sequence[Sequence[str]] = (),
+        *,
+        resume: bool = False,
     ) -> None:
         self.outputs, self._model, self._masks = outputs, model, set(masks)
         self._rows: list[dict[str, Any]] = []
         self._due = 1.0
-        outputs.check([*sorted(self._masks), *others])
         outputs.check_added(TABLE)
+        if resume:
+            self._masks -= {mask for mask in self._listed() if outputs.knows(mask)}
+        new = [place for place, mask in enumerate(masks) if mask in self._masks]
+        outputs.check([masks[place] for place in new])
+        outputs.check([names[place] for names in others for place in new])
         self._earlier()
+
+    def has(self, mask: str) -> bool:
+        """Whether an earlier call wrote this mask, which is to stay."""
+        return mask not in self._masks
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -173,6 +189,11 @@ class Predictions:
 
         parts = [part for part in (self._earlier(), self.table) if len(part)]
         return table_bytes(pd.concat(parts, ignore_index=True))
+
+    def _listed(self) -> list[str]:
+        """The masks that the table names."""
+        path = self.outputs.folder / TABLE
+        return list(read_table(path)["mask"]) if path.exists() else []
 
     def _earlier(self) -> pd.DataFrame:
         """The rows of the masks that this call does not write."""

@@ -1,8 +1,7 @@
-"""Masks for a tree of patients, one patient or one scan, and the table of them."""
+"""Masks for a tree of patients or one patient in TIFF, and the table of them."""
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_ENDINGS = ("_mask.tif", ".png")
+
+
 class PatientsRefused(DataError):
     """Some patients could not be segmented: a sentence on each, and how many others were."""
 
@@ -47,34 +49,34 @@ def predict_folder(
     *,
     pictures: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Segment a tree of patients, one patient's folder, or one multi-page TIFF.
 
-    Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) into ``out`` and a row for each into
-    ``predictions.csv``, and returns these rows: patient, mask (the file), model (a fingerprint),
-    slices, tumour_slices, tumour_voxels, expected_dice (an estimate), review (whether it is
-    low), and dice where the patient has masks. ``pictures``: also ``<patient>.png``, FLAIR of the
-    slice with most tumour and the outline of the mask. ``overwrite``: replace what an earlier call
-    wrote; other files are never replaced (:mod:`lggseg.inference.outputs`).
-
+    Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) and a row of ``predictions.csv`` into
+    ``out``, and returns the rows: patient, mask (the file), model (a fingerprint), slices,
+    tumour_slices, tumour_voxels, expected_dice (how good the model thinks its mask is), and dice
+    where the patient has masks. ``pictures``: also ``<patient>.png``, the slice with most tumour.
+    ``overwrite``: replace what an earlier call wrote; other files are never replaced
+    (:mod:`lggseg.inference.outputs`). ``resume``: leave out those that an earlier call wrote.
     Raises ``DataError`` before anything is written where a file is in the way, and at the end where
     a patient cannot be read, which stops no other.
     """
     found = find_volumes(data)
     found.warn(of_refused=False)  # which are raised at the end
-    names = list(map(volume_name, found.patients))
-    masks, drawn = ([f"{name}{end}" for name in names] for end in ("_mask.tif", ".png"))
-    written = _predictions(segmenter, out, overwrite, masks, drawn if pictures else [])
+    names = [[f"{volume_name(path)}{end}" for path in found.patients] for end in _ENDINGS]
+    again = {"overwrite": overwrite, "resume": resume}
+    written = open_predictions(segmenter, out, names[0], names[1:] if pictures else [], **again)
     new_folder(written.outputs.folder)
     refused = list(found.refused)
+    left = [p for p in found.patients if not written.has(f"{volume_name(p)}_mask.tif")]
     try:
-        for name, volume, truth in _readable(found.patients, refused, progress):
-            prediction = segmenter.predict(volume)
-            content = mask_tiff(prediction.mask)
-            written.add(name, f"{name}_mask.tif", content, _describe(prediction, truth))
+        for name, volume, truth in _readable(left, refused, progress):
+            made = segmenter.predict(volume)
+            written.add(name, f"{name}_mask.tif", mask_tiff(made.mask), describe(made, truth))
             if pictures:
-                written.outputs.write(f"{name}.png", _picture(volume, prediction.mask))
+                written.outputs.write(f"{name}.png", _picture(volume, made.mask))
     finally:
         written.save()
     if refused:
@@ -97,54 +99,24 @@ def _readable(
         yield volume_name(path), volume, truth
 
 
-def predict_nifti(
-    segmenter: Segmenter,
-    flair: Path | str,
-    out: Path | str,
-    *,
-    pre: Path | str | None = None,
-    post: Path | str | None = None,
-    overwrite: bool = False,
-) -> pd.DataFrame:
-    """Segment one patient's co-registered NIfTI files (:func:`lggseg.data.nifti.read_nifti`).
-
-    Writes ``<flair>_mask.nii.gz`` (0 and 1, on the voxels of FLAIR) into ``out`` and a row into
-    ``predictions.csv``, and returns a table of that row: the columns of :func:`predict_folder` with
-    voxels of the file, tumour_ml (the affine taken for millimetres), and missing: the sequences
-    that FLAIR stands in for. Raises ``DataError``.
-    """
-    from lggseg.data.nifti import read_nifti, scan_name
-
-    name = scan_name(flair)
-    if not usable_name(name):
-        raise unusable(Path(flair))
-    written = _predictions(segmenter, out, overwrite, [f"{name}_mask.nii.gz"])
-    volume, scan = read_nifti(flair, pre, post)
-    prediction = segmenter.predict(volume, slice_stride=scan.slice_stride)
-    mask = scan.mask_image(prediction.mask)
-    voxels = int(np.count_nonzero(mask.dataobj))
-    facts = {**_describe(prediction, None), "tumour_voxels": voxels}
-    facts |= {"tumour_ml": round(voxels * scan.voxel_ml, 3), "missing": ", ".join(scan.missing)}
-    content = gzip.compress(mask.to_bytes(), compresslevel=6, mtime=0)
-    written.add(name, f"{name}_mask.nii.gz", content, facts)
-    return written.table
-
-
-def _predictions(
+def open_predictions(
     segmenter: Segmenter,
     out: Path | str,
-    overwrite: bool,
     masks: Sequence[str],
-    others: Sequence[str] = (),
+    others: Sequence[Sequence[str]] = (),
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> Predictions:
     """The masks and the table to write, anywhere but among a patient's slices, where a mask would
-    be taken for a reader's."""
+    be taken for a reader's (:class:`lggseg.inference.outputs.Predictions`). Raises ``DataError``.
+    """
     folder = named(out)
     if folder.is_dir() and (is_patient(folder) or is_patient(folder.resolve())):
         action = "Choose another folder."
         raise DataError(folder, "a patient's folder of slices", "a folder for masks", action)
-    outputs = Outputs(folder, overwrite=overwrite)
-    return Predictions(outputs, segmenter.fingerprint, masks, others)
+    outputs = Outputs(folder, overwrite=overwrite or resume)
+    return Predictions(outputs, segmenter.fingerprint, masks, others, resume=resume)
 
 
 def volume_paths(data: Path) -> list[Path]:
@@ -182,8 +154,8 @@ def _no_patient(data: Path, found: str) -> DataError:
 
 _PATIENTS = "a tree of patients, a folder NAME of slices NAME_1.tif, …, or a multi-page TIFF"
 _SCAN = (
-    "Name the FLAIR file itself to `lggseg predict`, the others by --pre and --post; or drop all "
-    "of them on the page of `lggseg view`."
+    "Name the FLAIR file itself to `lggseg predict`, the others by --pre and --post, or give it "
+    "the folder; or drop all of them on the page of `lggseg view`."
 )
 _ACTIONS = {
     **dict.fromkeys((".nii", ".mgz", ".mgh", ".hdr", ".img"), _SCAN),
@@ -191,7 +163,8 @@ _ACTIONS = {
 }
 
 
-def _describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any]:
+def describe(prediction: Prediction, truth: np.ndarray | None) -> dict[str, Any]:
+    """What the table says of each mask, and its Dice where there is a truth."""
     mask = prediction.mask
     facts: dict[str, Any] = {
         "slices": len(mask),

@@ -41,9 +41,10 @@ from lggseg.data.codecs import (
     read_npy,
     read_tiff,
 )
+from lggseg.inference.flags import quality_flags
 from lggseg.inference.picture import outline_png
 from lggseg.inference.segmenter import Prediction, Segmenter
-from lggseg.preprocessing.volume import BLANK, FLAIR, SIZE, channel_statistics
+from lggseg.preprocessing.volume import FLAIR, SIZE, channel_statistics
 from lggseg.serving.protocol import Attributes, Question, opaque_attributes
 from lggseg.serving.server import (
     ERROR_HEADERS,
@@ -197,26 +198,12 @@ def _json(answer: Answer) -> bytes:
         "area_pixels": mask.sum(axis=(1, 2)).tolist(),
         "volume_voxels": int(mask.sum()),
         "expected_dice": round(answer.prediction.expected_dice, 4),
-        "flags": quality_flags(answer),
+        "flags": quality_flags(
+            answer.volume, answer.prediction, alone="background" not in answer.attributes
+        ),
         "model": answer.model,
     }
     return json.dumps(facts).encode()
-
-
-def quality_flags(answer: Answer) -> list[str]:
-    """What should make a reader look twice, by name."""
-    volume, mask = answer.volume, answer.prediction.mask
-    pre, flair, post = np.moveaxis(volume, -1, 0)
-    flags = {
-        "no_tumour": not mask.any(),
-        "low_expected_dice": answer.prediction.needs_review,
-        "tumour_in_outermost_slice": bool(mask[[0, -1]].any()),
-        "blank_slice": bool((volume.max(axis=(1, 2, 3)) <= BLANK).any()),
-        "pre_contrast_is_flair": np.array_equal(pre, flair),
-        "post_contrast_is_flair": np.array_equal(post, flair),
-        "normalised_by_one_slice": len(volume) == 1 and "background" not in answer.attributes,
-    }
-    return [name for name, raised in flags.items() if raised]
 
 
 def _png(answer: Answer) -> bytes:

@@ -62,8 +62,8 @@ def _escape(letter: str) -> str:
 
 # For scans that are neither TIFF nor NIfTI.
 CONVERT = (
-    "DICOM becomes NIfTI by dcm2niix, other scans (NRRD, MINC, MetaImage) by 3D Slicer; pictures "
-    "(PNG, JPEG) must be saved as TIFF."
+    "`lggseg predict` takes the folder of a DICOM study, and dcm2niix makes NIfTI of it; 3D Slicer "
+    "of other scans (NRRD, MINC, MetaImage). Pictures (PNG, JPEG) must be saved as TIFF."
 )
 
 

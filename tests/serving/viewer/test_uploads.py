@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from scan_files import head, saved
 
 from lggseg.data.codecs import mask_tiff
 from lggseg.data.kaggle import patient_folders
@@ -227,6 +228,7 @@ BAD: dict[str, Bad] = {
         lambda s: body_of({"a.hdr": scan().to_bytes()[:344] + b"ni1\0" + bytes(4)}),
     ),
     "Analyze 7.5": (415, lambda s: body_of({"a.hdr": scan().to_bytes()[:344] + bytes(8)})),
+    "cut DICOM": (422, lambda s: body_of({"IM1": bytes(128) + b"DICM" + bytes(900)})),
     "DICOM by another name": (415, lambda s: body_of({"a.nii": bytes(128) + b"DICM" + bytes(900)})),
     "more slices than a head has": (
         413,
@@ -253,10 +255,10 @@ BAD: dict[str, Bad] = {
         422,
         lambda s: body_of({"a.nii": nifti(), "b.nii": nifti()}, {"b.nii": "T2"}),
     ),
-    "another grid": (
+    "another head": (
         422,
         lambda s: body_of(
-            {"a.nii": nifti(), "b.nii": nifti(scan(shape=(60, 70, 11)))}, {"b.nii": "pre-contrast"}
+            {"a.nii": nifti(), "b.nii": nifti(scan(shape=(60, 70, 3)))}, {"b.nii": "pre-contrast"}
         ),
     ),
 }
@@ -289,3 +291,36 @@ def test_the_message_names_the_file(slices: Files) -> None:
 
 def test_a_scan_of_the_largest_size_is_within_what_may_be_inflated() -> None:
     assert MAX_VOXELS * np.dtype(np.float64).itemsize + 352 <= 2**28 + 2**20
+
+
+def dicom_body(folder: Path) -> bytes:
+    """All files of a folder as they are dropped: by their names alone, which may come twice."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    entries = [{"name": path.name, "size": path.stat().st_size} for path in files]
+    return json.dumps(entries).encode() + b"\n" + b"".join(path.read_bytes() for path in files)
+
+
+def test_a_dicom_study_is_taken_by_dropping_its_folder(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is missing: pip install lggseg[dicom]")
+    from dicom_files import write_series
+
+    image = nib.Nifti1Image(head().get_fdata().astype(np.int16), head().affine)
+    write_series(image, tmp_path / "study" / "a", "AX FLAIR", 1)
+    write_series(image, tmp_path / "study" / "b", "AX T1 GAD", 2)
+    (tmp_path / "study" / "README.TXT").write_text("a disc of the hospital")
+    study = read_study(dicom_body(tmp_path / "study"), MOST)
+    expected, _ = read_nifti(saved(image, tmp_path / "flair.nii"))
+    assert study.scan is not None and study.scan.missing == ("pre-contrast",)
+    assert np.abs(study.volume[..., 1].astype(int) - expected[..., 1]).max() <= 1
+    assert study.name.startswith("study-") and "Doe" not in study.name
+    assert any("for SeriesDescription “AX T1 GAD”" in note for note in study.scan.notes)
+    write_series(image, tmp_path / "study" / "c", study="1.2.99")
+    with pytest.raises(Refused, match="found files of 2 studies"):
+        read_study(dicom_body(tmp_path / "study"), MOST)
+
+
+def test_messages_are_about_the_files(slices: Files) -> None:
+    with pytest.raises(Refused, match=r"^a\.png and 1 more: found 'a\.png' and 'b\.jpg'"):
+        read({"a.png": b"\x89PNG", "b.jpg": b"\xff\xd8\xff"})
+    with pytest.raises(Refused, match=r"^a\.nii and 1 more: found FLAIR, FLAIR"):
+        read({"a.nii": nifti(), "b.nii": nifti()})

@@ -36,10 +36,11 @@ from lggseg.data.codecs import TIFF, mask_tiff
 from lggseg.data.kaggle import volume_name
 from lggseg.data.nifti import Scan, slices_image
 from lggseg.evaluation.segmentation import dice
+from lggseg.inference.flags import quality_flags
 from lggseg.inference.predict import volume_paths
 from lggseg.inference.segmenter import Prediction, Segmenter
 from lggseg.preprocessing.volume import channel_statistics
-from lggseg.serving.endpoint import Answer, probabilities, quality_flags
+from lggseg.serving.endpoint import probabilities
 from lggseg.serving.protocol import refuse_encoding
 from lggseg.serving.server import (
     ERROR_HEADERS,
@@ -145,9 +146,8 @@ def view(model: Path | str, data: Path | str | None, host: str, port: int) -> No
 
 def build_app(model: Path, data: Path | None, host: str, limits: Limits = LIMITS) -> FastAPI:
     """The application that shows the patients of ``data``, if any. Raises ``DataError``."""
-    segmenter = Segmenter.load(model)
     patients = name_patients(volume_paths(data) if data else [])
-    cases = Cases(segmenter, patients, limits)
+    cases = Cases(segmenter := Segmenter.load(model), patients, limits)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     _guard(app, host, limits)
 
@@ -318,14 +318,14 @@ def describe(case: Case) -> dict[str, Any]:
         "slices": len(volume),
         "spacing": scan.spacing if scan else None,
         "missing": scan.missing if scan else [],
+        "notes": scan.notes if scan else [],
         "bright": np.maximum(bright, 1).tolist(),
         "truth": None if truth is None else _shape(truth),
     }
 
 
 def judge(case: Case, prediction: Prediction) -> dict[str, Any]:
-    """How large a mask is and how good: voxels of the patient's files, ml where spacing is known,
-    Dice over the volume where there is a truth."""
+    """A mask's size in voxels of the patient's files, and ml and Dice where they are known."""
     mask, truth, scan = prediction.mask, case.study.truth, case.study.scan
     voxels = int(np.count_nonzero(scan.mask_image(mask).dataobj if scan else mask))
     return {
@@ -334,7 +334,7 @@ def judge(case: Case, prediction: Prediction) -> dict[str, Any]:
         "ml": voxels * scan.voxel_ml if scan else None,
         "expected_dice": prediction.expected_dice,
         "dice": None if truth is None else dice(truth, mask),
-        "flags": quality_flags(Answer(case.study.volume, prediction, {}, {})),
+        "flags": quality_flags(case.study.volume, prediction),
     }
 
 

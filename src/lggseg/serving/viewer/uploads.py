@@ -11,12 +11,15 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 import nibabel as nib
 import numpy as np
 
 from lggseg.data.codecs import read_mask_tiff, read_tiff
+from lggseg.data.dicom import EXPECTED, Source, choose, is_dicom, pseudonym, read_studies
+from lggseg.data.dicom_volume import study_volume
 from lggseg.data.nifti import Scan, check_header, is_nifti, slices_of, volume_of
 from lggseg.data.scans import open_scan
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
@@ -27,7 +30,7 @@ LONGEST_LIST = 200_000  # bytes of the line of JSON
 _NUMBER = re.compile(r"(?P<patient>.*)_(?P<number>\d{1,6})$")
 _TIFF = re.compile(r"\.tiff?$", re.IGNORECASE)
 _MASK = re.compile(r"_mask$", re.IGNORECASE)
-_FORMATS = "TIFF (a volume, or the slices of a patient), NIfTI (.nii, .nii.gz) or MGH (.mgz)"
+_FORMATS = "TIFF (a volume, or the slices of a patient), NIfTI (.nii, .nii.gz), MGH or DICOM"
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,20 @@ def read_study(body: bytes, max_slices: int) -> Study:
     sent = split_body(body)
     files = [file for file in sent if file.name[:1] != "."] or sent
     kinds = {_kind(file) for file in files}
-    if kinds == {"TIFF"}:
-        return _of_tiffs(files, max_slices)
-    if kinds == {"NIfTI"}:
-        return _of_niftis(files, max_slices)
+    readers = {"TIFF": _of_tiffs, "NIfTI": _of_niftis, "DICOM": _of_dicom}
+    if len(kinds) == 1 and (reader := readers.get(min(kinds))):
+        return reader(files, max_slices)
+    if "DICOM" in kinds and not kinds & {"TIFF", "NIfTI"}:  # what else lies on a scanner's disc
+        return _of_dicom([file for file in files if _kind(file) == "DICOM"], max_slices)
     found = " and ".join(sorted(kinds)) or "no file"
-    action = "Drop files of one kind." if kinds <= {"TIFF", "NIfTI"} else CONVERT
-    raise Refused(415, found, _FORMATS, action)
+    action = "Drop files of one kind." if kinds <= set(readers) else CONVERT
+    raise Refused(415, found, _FORMATS, action, _first(files))
+
+
+def _first(files: Sequence[File]) -> str:
+    """What to call several files in a message."""
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{files[0].name}{more}" if files else "request"
 
 
 def split_body(body: bytes) -> list[File]:
@@ -95,7 +105,9 @@ def _no_list(found: str) -> Refused:
 def _kind(file: File) -> str:
     if _TIFF.search(file.name):
         return "TIFF"
-    return "NIfTI" if is_nifti(file.name) else repr(file.name[-100:])
+    if is_nifti(file.name):
+        return "NIfTI"
+    return "DICOM" if is_dicom(BytesIO(file.body)) else repr(file.name[-100:])
 
 
 def _of_tiffs(files: Sequence[File], max_slices: int) -> Study:
@@ -104,7 +116,8 @@ def _of_tiffs(files: Sequence[File], max_slices: int) -> Study:
     masks = {_MASK.sub("", stem): file for stem, file in named.items() if _MASK.search(stem)}
     images = {stem: file for stem, file in named.items() if not _MASK.search(stem)}
     if len(masks) + len(images) != len(files) or not images:
-        raise Refused(422, "a name twice, or masks alone", "slices by different names", _DROP)
+        found = "a name twice, or masks alone"
+        raise Refused(422, found, "slices by different names", _DROP, _first(files))
     name, stems = _in_order(list(images))
     if masks and set(masks) != set(images):
         unpaired = sorted(set(masks) ^ set(images))[0]
@@ -133,7 +146,7 @@ def _in_order(stems: Sequence[str]) -> tuple[str, list[str]]:
     numbers = sorted(numbered)
     if len(patients) > 1 or "" in patients:
         found = f"slices of {len(patients)} patients, or names without a number"
-        raise Refused(422, found, "slices NAME_1.tif, NAME_2.tif, …", _DROP)
+        raise Refused(422, found, "slices NAME_1.tif, NAME_2.tif, …", _DROP, stems[0])
     if len(numbers) < len(stems) or numbers[-1] - numbers[0] >= len(numbers):
         found = f"{len(stems)} slices with numbers from {numbers[0]} to {numbers[-1]}"
         raise Refused(422, found, "each number once, without a gap", _DROP, patients.pop())
@@ -159,7 +172,8 @@ def _of_niftis(files: Sequence[File], max_slices: int) -> Study:
     once = len(set(sequences)) == len(sequences)
     if not once or not {CHANNELS[FLAIR]} <= set(sequences) <= set(CHANNELS):
         expected = f"one FLAIR, and at most one each of {CHANNELS[0]} and {CHANNELS[2]}"
-        raise Refused(422, ", ".join(sequences)[:200], expected, "Say which file is what.")
+        action = "Say which file is what."
+        raise Refused(422, ", ".join(sequences)[:200], expected, action, _first(files))
     images = {
         sequence: nifti_image(file, max_slices)
         for sequence, file in zip(sequences, files, strict=True)
@@ -168,9 +182,23 @@ def _of_niftis(files: Sequence[File], max_slices: int) -> Study:
     return Study(scan.name, volume, scan=scan.without_voxels())
 
 
+def _of_dicom(files: Sequence[File], max_slices: int) -> Study:
+    """The sequences of one study, chosen by what its series say of themselves."""
+    sources = [Source(file.name, partial(BytesIO, file.body)) for file in files]
+    studies = read_studies(sources, _first(files))
+    if len(studies) > 1:
+        action = "Drop the folder of one study at a time."
+        raise Refused(422, f"files of {len(studies)} studies", EXPECTED, action, _first(files))
+    chosen, name = choose(studies[0], _first(files)), pseudonym(studies[0])
+    for series in chosen.values():
+        _check_slices(len(series.sources), max_slices, str(series))
+    volume, scan, _ = study_volume(chosen, max_voxels=MAX_VOXELS)
+    return Study(name, volume, scan=scan.without_voxels())
+
+
 def nifti_image(file: File, max_slices: int) -> nib.Nifti1Image:
     """A scan in memory, its header checked before its voxels are inflated: at most so many slices,
-    and ``MOST_VOXELS``. Raises ``DataError``."""
+    and ``MAX_VOXELS``. Raises ``DataError``."""
     image = open_scan(BytesIO(file.body), file.name, MAX_VOXELS)
     check_header(file.name, image)
     _check_slices(slices_of(image), max_slices, file.name)

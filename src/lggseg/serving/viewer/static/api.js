@@ -14,6 +14,11 @@ export async function ask(path, options) {
 
 export const casePath = (name) => `cases/${encodeURIComponent(name)}`;
 
+// A NIfTI file of the three sequences, and the mask to save: null where there is no such kind.
+export const volumeUrl = (name) => `api/${casePath(name)}/volume.nii`;
+export const maskLink = (name, kind, level) =>
+  ({ href: `api/${casePath(name)}/mask.${kind}?threshold=${level}`, download: "" });
+
 // Files as one body: a line of JSON that lists them, then their bytes.
 export function send(entries) {
   const list = entries.map(({ file, role }) => ({ name: file.name, size: file.size, role }));

@@ -1,4 +1,5 @@
-// Which sequence a NIfTI file is, guessed by the words of its name; the reader may correct it.
+// Which sequence a NIfTI file is, guessed by the words of its name; the reader may correct it. The
+// same rules as lggseg/data/sequences.py, which a test compares.
 
 export const ROLES = ["FLAIR", "pre-contrast", "post-contrast"];
 
@@ -9,6 +10,8 @@ const ASIDE = [
   /(pre|post)[_\-.\s]?(op|proc|treat|surg|resect|biops|radio|chemo|rt(?![a-z]))[a-z]*/g,
   /[_\-.\s](to|in|on|onto|2|reg2?|registered|coreg)[_\-.\s]?(t[12]\w*|flair)(?![a-z]).*$/g,
 ];
+// What is no scan, whatever else its name says.
+const MASK = /(?<![a-z])(mask|d?seg|segmentation|labels?|lesions?|roi|truth|gt|prob(seg)?)\d*(?![a-z])/;
 const FLAIR = /flair|t2f(?![a-z])|dark.?fluid|tirm/;
 const OTHERS = /t2|swi|adc|dwi|diff|perf|asl|mask|seg/;
 const PLAIN = new Set(["pre", "non", "no", "un", "without", "wo", "native", "plain", "n"]);
@@ -26,8 +29,9 @@ function wordsOf(text) {
 }
 
 export function guessRole(name) {
-  let text = name.toLowerCase().replace(/\.nii(\.gz)?$/, "");
+  let text = name.toLowerCase().replace(/\.((nii|mgh|hdr|img)(\.gz)?|mgz)$/, "");
   for (const pattern of ASIDE) text = text.replace(pattern, " ");
+  if (MASK.test(text)) return "";
   if (FLAIR.test(text) && !/t1w?[_\-.\s]?flair/.test(text)) return "FLAIR";
   const words = wordsOf(text), some = (known) => words.some((word) => known.has(word));
   if (!some(T1) && OTHERS.test(text)) return "";

@@ -1,6 +1,6 @@
 // The page: what is chosen, what the server says of it, and where it is shown.
 
-import { ask, casePath, send, unpack } from "./api.js";
+import { ask, casePath, maskLink, send, unpack, volumeUrl } from "./api.js";
 import { droppedFiles, known, needRoles } from "./files.js";
 import { ROLES, guessRole } from "./roles.js";
 import { createScene, outlineOf } from "./scene.js";
@@ -9,6 +9,7 @@ const $ = (id) => document.getElementById(id);
 const SEQUENCES = ["Pre-contrast", "FLAIR", "Post-contrast"];
 const FLAGS = {
   no_tumour: "No tumour at this threshold.",
+  low_expected_dice: "The expected Dice is low: look at this mask with care.",
   tumour_in_outermost_slice: "The mask reaches the first or last slice: some tumour may lie outside.",
   blank_slice: "A slice is blank.",
   pre_contrast_is_flair: "Pre-contrast is a copy of FLAIR: the sequence is missing.",
@@ -63,7 +64,7 @@ async function show(name, facts) {
   const truth = facts.truth && unpack(facts.truth.bits);
   const next = { name, facts, outline: truth && outlineOf(truth), prediction: null };
   const answer = await askPrediction(name);
-  if (scene) await scene.show(`api/${casePath(name)}/volume.nii`, facts);
+  if (scene) await scene.show(volumeUrl(name), facts);
   shown = next;
   showFacts();
   showPrediction(answer);
@@ -98,8 +99,11 @@ function showFacts() {
   $("truth-volume").textContent = facts.truth ? size(sum(facts.truth.areas), null) : "";
   $("views").hidden = !facts.spacing;
   if (!facts.spacing) setPlanes("axial");
-  $("note").hidden = !facts.missing.length;
-  $("note").textContent = `Without ${facts.missing.join(" and ")}: FLAIR stands in.`;
+  const missing = facts.missing.length
+    ? [`Without ${facts.missing.join(" and ")}: FLAIR stands in.`] : [];
+  const notes = [...missing, ...facts.notes];
+  $("note").hidden = !notes.length;
+  $("note").textContent = notes.join("\n");
   $("units").textContent = facts.spacing
     ? "NIfTI: on the voxels of your FLAIR. TIFF: on the slices shown here."
     : "The distance between slices is not known, so NIfTI gets voxels of 1 × 1 × 1.";
@@ -116,8 +120,11 @@ function showPrediction(answer) {
     item.textContent = FLAGS[flag] ?? flag;
     return item;
   }));
-  for (const [id, kind] of [["save-tiff", "tif"], ["save-nifti", "nii.gz"]])
-    $(id).href = `api/${casePath(shown.name)}/mask.${kind}?threshold=${answer.level}`;
+  for (const [id, kind] of [["save-tiff", "tif"], ["save-nifti", "nii.gz"]]) {
+    const link = maskLink(shown.name, kind, answer.level);
+    $(id).hidden = !link;
+    Object.assign($(id), link ?? {});
+  }
   drawMarks();
   drawAreas();
   describeSlice();

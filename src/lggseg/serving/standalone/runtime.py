@@ -1,0 +1,96 @@
+"""ONNX Runtime Web, which the HTML file embeds: fetched once by npm, compared with its checksums.
+
+14 MB of WebAssembly are too much to commit. NiiVue, which is smaller, lies beside the viewer.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from lggseg.utils.errors import DataError
+from lggseg.utils.files import private_folder, replace_file
+from lggseg.utils.paths import cache_root
+
+VERSION = "1.30.0"
+PACKAGE = f"onnxruntime-web-{VERSION}.tgz"
+_LOADER = "ort-wasm-simd-threaded"
+CHECKSUMS = {
+    "ort.wasm.min.js": "faece07e84faa9001f5104bbe4e5c70861d06cb2376a0dea1fa0ad33a67adc81",
+    f"{_LOADER}.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
+    f"{_LOADER}.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+}
+LICENCE = f"""\
+ONNX Runtime Web {VERSION}, Copyright (c) Microsoft Corporation. MIT License.
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+associated documentation files (the "Software"), to deal in the Software without restriction,
+including without limitation the rights to use, copy, modify, merge, publish, distribute,
+sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or
+substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES
+OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
+
+
+def runtime_files() -> dict[str, bytes]:
+    """The files of ONNX Runtime Web by name, out of the cache or fetched by npm. Raises
+    ``DataError``."""
+    folder = cache_root() / PACKAGE.removesuffix(".tgz")
+    kept = {name: folder / name for name in CHECKSUMS}
+    if not all(path.is_file() for path in kept.values()):
+        given = cache_root() / PACKAGE
+        contents = _unpacked(given) if given.is_file() else _fetched()
+        private_folder(folder)
+        for name, content in contents.items():
+            replace_file(kept[name], partial(Path.write_bytes, data=content))
+    contents = {name: path.read_bytes() for name, path in kept.items()}
+    _check(folder, contents)
+    return contents
+
+
+def _fetched() -> dict[str, bytes]:
+    npm, place = shutil.which("npm"), cache_root() / PACKAGE
+    action = f"Install Node.js, or put {PACKAGE}, as `npm pack` writes it, into {place.parent}."
+    if npm is None:
+        raise DataError("onnxruntime-web", "no npm to fetch it with", "npm", action)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [npm, "pack", "--silent", f"onnxruntime-web@{VERSION}"]
+        answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            why = " ".join(answer.stderr.split())[-200:] or f"status {answer.returncode}"
+            raise DataError("onnxruntime-web", f"npm could not fetch it ({why})", PACKAGE, action)
+        return _unpacked(Path(folder) / PACKAGE)
+
+
+def _unpacked(package: Path) -> dict[str, bytes]:
+    contents = {}
+    try:
+        with tarfile.open(package) as archive:
+            for name in CHECKSUMS:
+                member = archive.extractfile(f"package/dist/{name}")
+                contents[name] = member.read() if member else b""
+    except (tarfile.TarError, KeyError, OSError, EOFError) as error:
+        found = f"no readable package ({error})"
+        raise DataError(package, found, f"{PACKAGE}, as npm packs it", "Fetch it again.") from error
+    _check(package, contents)
+    return contents
+
+
+def _check(place: Path, contents: dict[str, bytes]) -> None:
+    for name, content in contents.items():
+        if sha256(content).hexdigest() != CHECKSUMS[name]:
+            found = f"another {name} than that of version {VERSION}"
+            raise DataError(place, found, "its SHA-256", "Delete it, and fetch it again.")
