@@ -65,9 +65,8 @@ def _not_of_the_card(
 ) -> list[str]:
     """The summary must be that of the model's card, and that of the table per patient."""
     found = []
-    # A model that trained on the test patients, after another of its recipe was scored on them, has
-    # no score of its own there.
-    recorded = card.get(name, summary if name == "test" else {})
+    # A model that trained on the test patients has no score of its own there: that of its recipe.
+    recorded = card.get(name, card.get(f"recipe_{name}", {}))
     metrics = [key for key, value in summary.items() if isinstance(value, dict) and "mean" in value]
     for metric in metrics:
         mean = summary[metric]["mean"]

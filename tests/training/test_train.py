@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -30,7 +31,7 @@ from lggseg.data.splits import (
 from lggseg.evaluation.segmentation import patient_metrics
 from lggseg.experiments import cross_validation
 from lggseg.inference.evaluate import evaluate
-from lggseg.inference.model_folder import FILES
+from lggseg.inference.model_folder import FILES, amend_card
 from lggseg.inference.predict import predict_folder
 from lggseg.inference.segmenter import Segmenter
 from lggseg.models import losses
@@ -262,9 +263,16 @@ def test_the_model_of_all_patients_keeps_the_scores_of_the_folds(
     card = Segmenter.load(tmp_path / "all" / "model").card
     assert card["cross_validation"]["dice"]["mean"] == pytest.approx(table["dice"].mean())
     assert card["quality"]["n"] == len(table) and card["validation"] == {}
+    assert "recipe_test" not in card
     trained = read_split(tmp_path / "all" / "split.csv")
     assert (trained["subset"] == "development").all() and len(trained) == len(split)
     assert card["split_fingerprint"] == split_fingerprint(trained) != split_fingerprint(split)
+    tested = {"dice": {"mean": 0.5, "n": 1}}
+    shutil.copytree(tmp_path / "all" / "model", tmp_path / "final" / "model")
+    amend_card(tmp_path / "final" / "model", {"test": tested})
+    cross_validation.crossvalidate(config, cohort, split, tmp_path, resume=True, **options)
+    card = Segmenter.load(tmp_path / "all" / "model").card
+    assert card["recipe_test"] == tested and "test" not in card
     with pytest.raises(ValueError, match="final='test': expected one of"):
         cross_validation.crossvalidate(config, cohort, split, tmp_path, final="test")
 

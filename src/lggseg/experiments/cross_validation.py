@@ -14,7 +14,7 @@ from lggseg.data.cohort import Cohort
 from lggseg.data.splits import NO_FOLD, folds_of, without_test
 from lggseg.evaluation.quality import Quality, assess_quality
 from lggseg.evaluation.statistics import summarise
-from lggseg.inference.model_folder import amend_card
+from lggseg.inference.model_folder import amend_card, read_card
 from lggseg.training.checks import check_start
 from lggseg.training.run_folder import find_run
 from lggseg.training.train import train
@@ -42,9 +42,9 @@ def crossvalidate(
     ``quality`` line fitted on it.
 
     ``final`` says who trains the last model: ``development``, all but the test patients; ``all``,
-    the test patients, too, which must have been scored before, into the folder ``all``; ``none``:
-    there is no such model. Raises ``ValueError`` for another, and what
-    :func:`lggseg.training.train.train` raises.
+    the test patients, too, into the folder ``all``; its card keeps as ``recipe_test`` what the test
+    of the model ``final``, which is to come before, has recorded there; ``none``: there is no such
+    model. Raises ``ValueError`` for another, and what :func:`lggseg.training.train.train` raises.
     """
     if final not in FINAL:
         raise ValueError(f"final={final!r}: expected one of {sorted(FINAL)}")
@@ -59,8 +59,17 @@ def crossvalidate(
         train(config, cohort, final_split, run / folder, **options)
         scores = summarise(table.drop(columns="fold"))
         facts = {"cross_validation": scores, "quality": quality(table)}
-        amend_card(run / folder / "model", facts)
+        amend_card(run / folder / "model", facts | _recipe_test(run, final))
     return table
+
+
+def _recipe_test(run: Path, final: str) -> dict[str, Any]:
+    """Who trained on the test patients has no score of its own there: that of its recipe."""
+    tested = run / str(FINAL["development"]) / "model"
+    if final != "all" or not tested.is_dir():
+        return {}
+    _, card = read_card(tested)
+    return {"recipe_test": card["test"]} if "test" in card else {}
 
 
 def quality(table: pd.DataFrame) -> dict[str, Any]:
