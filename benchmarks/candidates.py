@@ -20,7 +20,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -380,18 +380,22 @@ class Screening:
 
 
 def collect(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """A row per candidate: Dice of the patients left out, each the mean of its seeds, and compared
-    with the recipe of as many epochs on the same patients."""
+    """A row per candidate, as ``rows``: its config, Dice of the patients of the ``folds`` and of
+    ``institutions`` left out (each patient the mean of its seeds), and p of the paired difference
+    to the recipe of as many epochs on the same patients."""
     tables = {}
     for folder in sorted(path for path in out.iterdir() if path.is_dir()):
         found = [pd.read_csv(path) for path in sorted(folder.glob("*.csv"))]
         if found:
             tables[folder.name] = pd.concat(found)
-    return {**facts, "candidates": {name: _row(name, tables) for name in tables}}
+    return {**facts, "rows": [_row(name, tables) for name in tables]}
 
 
 def _row(name: str, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    row: dict[str, Any] = {"seconds": round(float(tables[name]["seconds"].mean()), 1)}
+    candidate, epochs = name.rsplit(", ", 1)
+    change = {"epochs": int(epochs.split()[0]), **CANDIDATES[candidate].change}
+    row: dict[str, Any] = {"name": name, "seconds": round(float(tables[name]["seconds"].mean()), 1)}
+    row["config"] = asdict(replace(Config(), **change))
     base = tables.get(f"{RECIPE}, {name.rsplit(', ', 1)[1]}")
     kinds = {"folds": True, "institutions": False}
     for kind, folds in kinds.items():
@@ -411,7 +415,9 @@ def _row(name: str, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
             "n": len(by_patient),
             "seeds": sorted(own["seed"].unique().tolist()),
             "median_volume_error": float(volume.median()),
-            "by_left_out": own.groupby("left_out")["dice"].mean().to_dict(),
+            "by_fold" if folds else "by_institution": own.groupby("left_out")["dice"]
+            .mean()
+            .to_dict(),
         }
         if own["left_out"].nunique() > 1:
             group = own.groupby("patient")["left_out"].first()
@@ -419,6 +425,7 @@ def _row(name: str, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
             row[kind]["quality"] = assess_quality(agreement, by_patient["dice"], group)
         if base is not None and not name.startswith(RECIPE):
             row[kind]["against_recipe"] = _against(own, base)
+            row.setdefault("p", row[kind]["against_recipe"].get("p"))
     return row
 
 

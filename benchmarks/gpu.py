@@ -373,8 +373,8 @@ def summarise(results: Row) -> Row:
     for run in results.get("race", {}).get("runs", []):
         summary["race"].setdefault(run["name"].removesuffix(" 0"), []).append(_told(run))
     # Those of one number of epochs are told by name alone.
-    for name, row in results.get("candidates", {}).get("candidates", {}).items():
-        summary.setdefault("candidates", {})[name.rsplit(", ", 1)[0]] = row
+    for row in results.get("candidates", {}).get("rows", []):
+        summary.setdefault("candidates", {})[row["name"].rsplit(", ", 1)[0]] = row
     return summary
 
 

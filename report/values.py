@@ -88,8 +88,7 @@ def trained_on_test(results: Mapping[str, Any], card: Mapping[str, Any]) -> bool
 def shipped_candidate(results: Mapping[str, Any], card: Mapping[str, Any]) -> Any:
     """The row of candidates.json, where it is there, that has the shipped recipe and was scored on
     institutions that it was trained without."""
-    found = results.get("candidates") or []
-    rows = found.get("candidates", []) if isinstance(found, Mapping) else found
+    rows = results.get("candidates", {}).get("rows", [])
     same = [row for row in rows if recipe(row["config"]) == recipe(card["config"])]
     return next((row for row in same if row.get("institutions")), None)
 

@@ -76,8 +76,11 @@ def test_a_candidate_is_compared_with_the_recipe_on_the_same_patients(
 ) -> None:
     for name in (candidates.RECIPE, "scanner effects"):
         screening.run(name, [0], ["0", "1"])
-    found = candidates.collect(screening.out, {})["candidates"]
+    rows = candidates.collect(screening.out, {})["rows"]
+    found = {row["name"]: row for row in rows}
+    assert found["scanner effects, 1 epochs"]["config"]["epochs"] == 1
     row = found["scanner effects, 1 epochs"]["folds"]
+    assert found["scanner effects, 1 epochs"]["p"] == row["against_recipe"]["p"]
     base = found["the recipe, 1 epochs"]["folds"]
     assert "against_recipe" not in base and base["n"] == row["n"] == row["against_recipe"]["n"]
     difference = row["mean"] - base["mean"]
