@@ -74,7 +74,10 @@ def _recipe_test(run: Path, final: str) -> dict[str, Any]:
 
 def quality(table: pd.DataFrame) -> dict[str, Any]:
     """The line that estimates Dice, fitted on the patients of all folds, and how well such lines
-    do on the folds that they were not fitted on: for a model card."""
+    do on the folds that they were not fitted on: for a model card. Nothing where a fold was scored
+    by a version that did not measure the agreement."""
+    if "threshold_agreement" not in table or table["threshold_agreement"].isna().any():
+        return {}
     names = ("threshold_agreement", "dice", "fold")
     agreement, dice, fold = (table[name].to_numpy() for name in names)
     return {**asdict(Quality.fit(agreement, dice)), **assess_quality(agreement, dice, fold)}
