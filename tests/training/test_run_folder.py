@@ -362,7 +362,7 @@ WRONG_FOLD = "fold 7: expected one of"
 WRONG = [
     (["--accelerator", "gpu"], "accelerator='gpu': found no GPU"),
     (["--accelerator", "mps"], "accelerator='mps': found no GPU of Apple's"),
-    (["--tracker", "wandb"], "Weights & Biases is not installed"),
+    (["--tracker", "wandb"], "wandb: found no such package"),
     (["--network", "vgg"], "network='vgg': expected one of"),
     (["--loss", "mse"], "loss='mse': expected one of"),
 ]
