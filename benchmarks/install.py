@@ -75,7 +75,8 @@ def measure(folder: Path) -> dict[str, Any]:
     predicted = time.monotonic()
     run([*command[:-1], "again"], folder)
     again = time.monotonic()
-    rows = (folder / "masks" / "predictions.csv").read_text().splitlines()
+    names, values = (folder / "masks" / "predictions.csv").read_text().splitlines()[:2]
+    row = dict(zip(names.split(","), values.split(","), strict=True))
     return {
         "megabytes": round(size),
         "packages": len(json.loads(run([binaries / "pip", "list", "--format=json"], folder))),
@@ -83,7 +84,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "install_seconds": round(installed - start, 1),
         "first_prediction_seconds": round(predicted - installed, 1),
         "prediction_seconds": round(again - predicted, 1),
-        "predictions": dict(zip(rows[0].split(","), rows[1].split(","), strict=True)),
+        "prediction": {k: v for k, v in row.items() if k not in ("patient", "mask", "model")},
         "python": ".".join(map(str, sys.version_info[:3])),
         "platform": sys.platform,
         "command": "python benchmarks/install.py",

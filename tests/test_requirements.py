@@ -155,4 +155,4 @@ def test_the_wheel_alone_in_an_empty_environment_segments_a_patient(tmp_path: Pa
     """It needs pip's index; about a minute and 0.4 GB."""
     results = install.measure(tmp_path)
     assert results["megabytes"] < 500 and results["packages"] < 40
-    assert float(results["predictions"]["dice"]) > 0.9
+    assert float(results["prediction"]["dice"]) > 0.9

@@ -116,5 +116,5 @@ def test_an_unusable_split_is_named(
 
 
 def test_an_absent_split_is_named(cohort: Cohort, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none.csv: found no readable table"):
+    with pytest.raises(DataError, match=r"none.csv: found no such file"):
         read_subsets(tmp_path / "none.csv", cohort)
