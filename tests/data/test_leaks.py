@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +74,10 @@ def test_a_copied_picture_leaks_between_patients(cohort: Cohort, tmp_path: Path)
     slices = cohort.slices.copy()
     slices.loc[slices.index[-1], "digest"] = slices["digest"].iloc[0]
     slices.loc[slices.index[[0, -1]], "blank"] = False
-    copied = Cohort(**{**vars(cohort), "slices": slices})
+    copied = replace(cohort, slices=slices)
     [leak] = find_leaks(copied, subsets)
     assert leak.kind == "identical pictures in two subsets" and leak.count == 1
-    blank = Cohort(**{**vars(cohort), "slices": slices.assign(blank=True)})
+    blank = replace(cohort, slices=slices.assign(blank=True))
     assert find_leaks(blank, subsets) == []
 
 
@@ -90,7 +91,7 @@ def test_a_slice_in_two_subsets(cohort: Cohort, tmp_path: Path) -> None:
 def test_two_scans_of_one_patient_are_one_patient(cohort: Cohort, tmp_path: Path) -> None:
     first, second = cohort.patients.index[:2]
     names = {first: "TCGA_AA_0001_20000101", second: "TCGA_AA_0001_20010101"}
-    renamed = Cohort(**{**vars(cohort), "slices": cohort.slices.replace({"patient": names})})
+    renamed = replace(cohort, slices=cohort.slices.replace({"patient": names}))
     split = write(tmp_path / "a.csv", patient=list(names.values()), side=["train", "test"])
     [leak] = find_leaks(renamed, read_subsets(split, renamed))
     assert leak.kind == "patients in two subsets" and "TCGA_AA_0001" in leak.example

@@ -5,6 +5,7 @@ from lggseg.utils.lazy import lazy_names
 __all__, __getattr__ = lazy_names(
     __name__,
     {
+        "flags": "quality_flags",
         "model_folder": "amend_card read_card write_card",
         "monai_bundle": "export_bundle",
         "onnx_export": "export_model inference_graph",
