@@ -54,6 +54,8 @@ STYLE = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
     "svg.fonttype": "none",
+    # Powers of ten as plain numbers: a superscript would be too small to read.
+    "axes.formatter.min_exponent": 9,
     "svg.hashsalt": "lggseg",  # the same results give the same bytes
     "axes.unicode_minus": True,
 }

@@ -10,6 +10,7 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mistune
 from mistune.toc import add_toc_hook
@@ -30,14 +31,16 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def to_html(markdown: str) -> tuple[str, list[tuple[str, str]]]:
     """Markdown as HTML, and the id and title of each section."""
     convert = mistune.create_markdown(escape=False, plugins=["table"])
-    add_toc_hook(convert, 2, 3, heading_id=lambda token, _: _slug(token["text"]))
+    taken = set(re.findall(r'\bid="([\w-]+)"', markdown))  # of figures and tables
+
+    def name(token: dict[str, Any], _: int) -> str:
+        slug = re.sub(r"\W+", "-", token["text"].lower()).strip("-")
+        return f"section-{slug}" if slug in taken else slug
+
+    add_toc_hook(convert, 2, 3, heading_id=name)
     body, state = convert.parse(markdown)
     sections = [(slug, title) for level, slug, title in state.env["toc_items"] if level == 2]
     return _scrolling_tables(str(body)), sections
-
-
-def _slug(title: str) -> str:
-    return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
 def _scrolling_tables(body: str) -> str:
