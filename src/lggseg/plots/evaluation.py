@@ -99,7 +99,8 @@ def rank_stability(cohort: Cohort, shares: pd.DataFrame) -> Figure:
 
 def expected_against_true(cohort: Cohort, table: pd.DataFrame) -> Figure:
     """The Dice that the model expects against the true one, a dot per patient; Spearman's ρ."""
-    rank = table["expected_dice"].corr(table["dice"], method="spearman")
+    varies = (table[["expected_dice", "dice"]].nunique() > 1).all()
+    rank = table["expected_dice"].corr(table["dice"], method="spearman") if varies else float("nan")
     figure, axes = new_figure(cohort, f"Expected and true Dice (ρ = {rank:.2f})", (4.6, 4.4))
     axes[0].plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
     axes[0].scatter(table["expected_dice"], table["dice"], s=18, color=BLUE, alpha=0.7)
