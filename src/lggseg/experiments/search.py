@@ -68,6 +68,13 @@ def open_study(folder: Path | str, seed: int = 0) -> optuna.Study:
 
 
 def _storage(folder: Path) -> optuna.storages.RDBStorage:
+    with warnings.catch_warnings():
+        # That the heartbeat may change; requirements.txt pins the version.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _sqlite(folder)
+
+
+def _sqlite(folder: Path) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(
         # Else a "?", "#" or "%20" in the path would not be taken for letters of it.
         URL.create("sqlite", database=str(folder.absolute() / "study.db")).render_as_string(),
