@@ -94,7 +94,7 @@ def patient_flow(width: float) -> Figure:
     box(axis, (5, 6.3), wide, f"{published['patients']} patients published", GREY)
     box(axis, (5, 4.1), wide, f"{here['patients']} patients at hand")
     box(axis, (2.4, 1.0), (4.6, 1.9), f"{development} for development\n{split['folds']} folds")
-    box(axis, (7.6, 1.0), (4.6, 1.9), f"{split['test']} for the test\nscored once", ORANGE)
+    box(axis, (7.6, 1.0), (4.6, 1.9), f"{split['test']} for the test\nscored at the end", ORANGE)
     arrow(axis, (5, 5.65), (5, 4.75))
     arrow(axis, (5, 3.45), (2.4, 1.98))
     arrow(axis, (5, 3.45), (7.6, 1.98))
