@@ -25,6 +25,8 @@ TOLERANCE = 0.5
 # The least share of the head in FLAIR that another sequence must show.
 LEAST_OVERLAP = 0.5
 FARTHEST = 80.0  # millimetres that a head may have moved within a session
+# Voxels that a registration compares.
+SAMPLES = 1_000_000
 MOST_TURNED = 45.0  # degrees
 
 
@@ -127,8 +129,11 @@ def _rigid(image: nib.Nifti1Image, reference: nib.Nifti1Image) -> np.ndarray:
     start.SetTranslation((0.0, 0.0, 0.0))
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(0.2)
+    # All voxels of a small scan: a fifth of them was wrong by up to 0.6 degrees.
+    share = SAMPLES / fixed.GetNumberOfPixels()
+    if share < 1:
+        method.SetMetricSamplingStrategy(method.REGULAR)
+        method.SetMetricSamplingPercentage(share, 1)  # seeded: the default seed is the clock
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 200)
     method.SetOptimizerScalesFromPhysicalShift()

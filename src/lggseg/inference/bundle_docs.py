@@ -67,7 +67,7 @@ def scores_of(card: dict[str, Any]) -> dict[str, float]:
     """The means over patients that the card has, such as ``test_mean_dice``."""
     return {
         f"{subset}_mean_{metric}": round(card[subset][metric]["mean"], 4)
-        for subset in ("validation", "cross_validation", "test")
+        for subset in ("validation", "cross_validation", "test", "recipe_test")
         for metric in ("dice", "hd95", "precision", "recall")
         if metric in card.get(subset, {})
     }

@@ -126,7 +126,8 @@ def test_numbers_and_mask_at_any_threshold(client: TestClient, expected: dict[st
         assert answer["dice"] == pytest.approx(dice(truth, mask))
         assert answer["voxels"] == mask.sum() and answer["ml"] is None
         assert answer["areas"] == mask.sum(axis=(1, 2)).tolist()
-        expected_dice = Prediction(mask, prediction.probability).expected_dice
+        estimate = Prediction(mask, prediction.probability, prediction.quality)
+        expected_dice = estimate.expected_dice
         assert answer["expected_dice"] == pytest.approx(expected_dice, abs=1e-6)
 
 
