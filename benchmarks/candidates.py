@@ -37,9 +37,9 @@ from lggseg.evaluation.quality import assess_quality, threshold_agreement
 from lggseg.evaluation.segmentation import dice
 from lggseg.evaluation.statistics import bootstrap_interval, compare_paired
 from lggseg.experiments.side_by_side import Model, train_models
+from lggseg.inference.segmenter import Prediction
 from lggseg.models import networks
 from lggseg.preprocessing import transforms
-from lggseg.preprocessing.postprocessing import drop_small_components
 from lggseg.training.datamodule import Batch, DeviceCohort
 from lggseg.training.step import precision_of
 
@@ -305,8 +305,7 @@ def scores(cohort: Cohort, config: Config, rows: np.ndarray, logits: Tensor) -> 
         own = np.flatnonzero(names == name)
         enlarged = transforms.enlarge(logits[own][:, None], config.downsample)
         probability = enlarged.sigmoid()[:, 0].numpy()
-        smallest = config.min_component_fraction
-        mask = drop_small_components(probability >= config.threshold, smallest)
+        mask = Prediction.of(probability, config.threshold, config.min_component_fraction).mask
         truth = cohort.masks[rows[own]] > 0
         table[name] = {
             "dice": dice(truth, mask),

@@ -27,7 +27,7 @@ from report.canvas import (
     panels,
     spread,
 )
-from report.values import expected, load_results
+from report.values import load_results
 
 SETS = {"cross_validation": "cross-validation", "test": "test"}
 COLOURS = {"cross_validation": BLUE, "test": ORANGE}
@@ -201,7 +201,7 @@ def reliability(width: float) -> Figure:
 
 def expected_dice(width: float) -> Figure:
     """The Dice that the model expects of its masks against the true one."""
-    values = expected({n: table(n) for n in ("cross_validation", "comparison")})["table"]
+    values = table("cross_validation")
     figure, axis = plt.subplots(figsize=(min(width, 3.6), 3.4), layout="constrained")
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
     axis.scatter(values["expected_dice"], values["dice"], s=16, color=BLUE, alpha=0.8, linewidths=0)

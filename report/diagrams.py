@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from math import log2
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -16,46 +15,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 
 from lggseg.config import Config
+from lggseg.models import profiling
+from lggseg.models.profiling import Stage
 from report.canvas import BLUE, GREEN, GREY, ORANGE, QUIET, TEXT, VERMILION, load
 from report.values import CARD
 
-# What counts as one step of a network: the classes of MONAI's blocks, and our reordering of pixels.
-BLOCKS = ("PixelUnshuffle", "ResidualUnit", "ConvBlock", "AttentionLayer", "PatchEmbed")
-BLOCKS += ("BasicLayer", "UnetrUpBlock", "PixelShuffle")
 Place = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A step of a network: the class of its block, and the shape of what it gives."""
-
-    block: str
-    channels: int
-    size: int
-
-
 @cache
-def stages(name: str) -> tuple[Stage, ...]:
-    """The steps of a network of the shipped recipe in their order, by running it on one slice."""
-    import torch
-
-    from lggseg.models.networks import build_network
-
+def stages(name: str) -> list[Stage]:
+    """The stages of a network of the shipped recipe."""
     known = Config.__dataclass_fields__
     config = json.loads(Path(CARD).read_text())["config"]
-    config = replace(Config(**{k: v for k, v in config.items() if k in known}), network=name)
-    built = build_network(config).eval()
-    found = [Stage("input", config.channels, config.size)]
-
-    def keep(module: Any, _: Any, output: Any) -> None:
-        found.append(Stage(type(module).__name__, output.shape[1], output.shape[2]))
-
-    for module in built.modules():
-        if type(module).__name__ in BLOCKS:
-            module.register_forward_hook(keep)
-    with torch.inference_mode():
-        built(torch.zeros(1, config.channels, config.size, config.size))
-    return tuple(found)
+    config = Config(**{k: v for k, v in config.items() if k in known})
+    return profiling.stages(replace(config, network=name))
 
 
 def sheet(width: float, height: float, limits: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -87,7 +61,7 @@ def patient_flow(width: float) -> Figure:
     published, here = load("published")["cohort"], load("01_explore_data")
     split = load("02_patient_split-full")["split"]
     development = here["patients"] - split["test"]
-    apart = published["patients"] - here["patients"]
+    held_back = published["patients"] - here["patients"]
     narrow = width < 5
     figure, axis = sheet(width, 3.3 if narrow else 2.5, (10, 7))
     wide = (4.4, 1.25)
@@ -99,7 +73,7 @@ def patient_flow(width: float) -> Figure:
     arrow(axis, (5, 3.45), (2.4, 1.98))
     arrow(axis, (5, 3.45), (7.6, 1.98))
     who = "drawn\nby institution" if narrow else "by who set the task, drawn by institution"
-    axis.text(5.2, 5.2, f"{apart} held back, {who}", va="center", fontsize=9)
+    axis.text(5.2, 5.2, f"{held_back} held back, {who}", va="center", fontsize=9)
     return figure
 
 
@@ -176,7 +150,7 @@ def _network(width: float, name: str) -> Figure:
     size = (0.84, 0.6)
     for index, (step, place) in enumerate(zip(steps, places, strict=True)):
         plain = index in (0, len(steps) - 1)
-        colour = GREY if plain else GREEN if step.block in ("BasicLayer", "PatchEmbed") else BLUE
+        colour = GREY if plain else GREEN if step.kind in profiling.TRANSFORMER else BLUE
         box(axis, place, size, str(step.channels), colour)
         if index:
             _step(axis, places[index - 1], place, size)
@@ -184,7 +158,7 @@ def _network(width: float, name: str) -> Figure:
     for i in range(bottom + 1, len(steps) - 1):
         up.setdefault(steps[i].size, i)
     for i in range(1, bottom):
-        copied = steps[i].block != "PixelUnshuffle" or name == "swin_unetr"
+        copied = steps[i].kind != profiling.REORDERED or name == "swin_unetr"
         if copied and steps[i].size in up:
             end = places[up[steps[i].size]]
             start = (places[i][0] + 0.42, places[i][1])

@@ -52,32 +52,27 @@ def load_results(folder: Path = RESULTS, card: Path = CARD) -> dict[str, Any]:
     prices = ROOT / "src/lggseg/cloud/prices.json"
     tables = {n: pd.read_csv(p) for p, n in names.items() if p.suffix == ".csv"}
     results = {n: json.loads(p.read_text()) for p, n in names.items() if p.suffix == ".json"}
+    model = json.loads(card.read_text())
     return {
         "results": results,
         "tables": tables,
         "failures": json.loads((HERE / "failures.json").read_text()),
-        "metrics": _measured(results),
-        "candidate": shipped_candidate(results, json.loads(card.read_text())),
-        "quality": quality(results, json.loads(card.read_text())),
+        "metrics": METRICS,
+        "candidate": shipped_candidate(results, model),
+        "quality": model["quality"],
         "acceptable": ACCEPTABLE,
         "significant": SIGNIFICANT,
         "lenient": LENIENT,
         "strict": STRICT,
         "collapsed_below": COLLAPSED,
         "names": {"unet": "U-Net", "attention_unet": "Attention U-Net", "swin_unetr": "Swin UNETR"},
-        "trained_on_test": trained_on_test(results, json.loads(card.read_text())),
+        "trained_on_test": trained_on_test(results, model),
         "real": False,  # whether pictures of real patients are at hand
         "simulated_patients": PATIENTS,
-        "model": json.loads(card.read_text()),
+        "model": model,
         "prices": json.loads(prices.read_text()) if prices.exists() else None,
         **derive(tables),
     }
-
-
-def _measured(results: Mapping[str, Any]) -> dict[str, str]:
-    """The metrics that both sets of patients have: later ones are not in older results."""
-    both = results["cross_validation"], results["test"]
-    return {key: name for key, name in METRICS.items() if all(key in part for part in both)}
 
 
 def trained_on_test(results: Mapping[str, Any], card: Mapping[str, Any]) -> bool:
@@ -93,14 +88,6 @@ def shipped_candidate(results: Mapping[str, Any], card: Mapping[str, Any]) -> An
     return next((row for row in same if row.get("institutions")), None)
 
 
-def quality(results: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How good the shipped model's estimate of Dice is on patients that its line was not fitted on:
-    what :func:`lggseg.evaluation.quality.assess_quality` gives, of quality.json or of the model
-    card; none of older results."""
-    found = results.get("quality") or card.get("quality") or {}
-    return found if "risk_coverage" in found else None
-
-
 def derive(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """What the text says and no file holds.
 
@@ -108,7 +95,7 @@ def derive(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     the U-Net, both after all epochs; ``main_pairs``: the comparisons that answer a question, with
     Holm's correction over these alone; ``sets``: :func:`describe` of both sets of patients;
     ``gap``: between them; ``small``: tumour volume against Dice; ``untouched``: the folds on which
-    nothing was chosen; ``expected``: how the Dice that a model expects ranks its masks.
+    nothing was chosen.
     """
     cross, test = tables["cross_validation"], tables["test"]
     other = tables["comparison_test"].pivot(index="patient", columns="model", values="dice")
@@ -121,7 +108,6 @@ def derive(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "gap": float(stats.mannwhitneyu(cross["dice"], test["dice"]).pvalue),
         "small": {"rho": float(rank.statistic), "p": float(rank.pvalue)},
         "untouched": {fold: _fold(cross, fold) for fold in UNTOUCHED},
-        "expected": expected(tables),
     }
 
 
@@ -161,21 +147,6 @@ def main_pairs(comparison: pd.DataFrame) -> list[dict[str, Any]]:
         )
     corrected = holm([row["p"] for row in rows])
     return [{**row, "p_holm": float(p)} for row, p in zip(rows, corrected, strict=True)]
-
-
-def expected(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """How the Dice that a model expects of its own mask fits the true one: of the shipped recipe
-    where its table has it, else of the U-Net of the comparison (``shipped`` says which)."""
-    shipped = "expected_dice" in tables["cross_validation"]
-    networks = tables["comparison"]
-    table = tables["cross_validation"] if shipped else networks[networks["model"] == "unet"]
-    return {
-        "shipped": shipped,
-        "table": table,
-        "n": len(table),
-        "too_high": float((table["expected_dice"] - table["dice"]).mean()),
-        "rho": float(table["expected_dice"].corr(table["dice"], method="spearman")),
-    }
 
 
 def _after_all_epochs(tables: Mapping[str, pd.DataFrame]) -> list[pd.Series]:

@@ -15,6 +15,7 @@ from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split
 from lggseg.evaluation.segmentation import dice
+from lggseg.preprocessing.postprocessing import drop_small_components
 
 TINY = Config(downsample=4, width=4, epochs=1, precision="32-true")
 
@@ -64,7 +65,7 @@ def test_what_is_written_is_what_the_model_gives_for_patients_left_out(
     patient = validating[0]
     rows = cohort.slices["patient"][subsets == "validation"].to_numpy() == patient
     large = torch.nn.functional.interpolate(logits[rows][:, None], scale_factor=4, mode="bilinear")
-    mask = candidates.drop_small_components((large[:, 0] >= 0).numpy(), 0.1)
+    mask = drop_small_components((large[:, 0] >= 0).numpy(), 0.1)
     assert table.loc[patient, "dice"] == pytest.approx(dice(cohort.mask(patient), mask), abs=0.01)
     before = path.with_suffix(".pt").stat().st_mtime_ns
     screening.run(candidates.RECIPE, [0], ["0"])

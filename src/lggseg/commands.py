@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lggseg.data.cohort import Cohort
+    from lggseg.inference.outputs import Outputs
 
 
 def phantom(options: argparse.Namespace) -> None:
@@ -196,7 +197,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from lggseg.inference.segmenter import Segmenter
 
     outputs = Outputs(options.out, overwrite=options.overwrite)
-    outputs.check(["patients.csv", "summary.json"])
+    outputs.check(_SCORES)
     cohort, segmenter = load_cohort(options.data), Segmenter.load(options.model)
     patients = list(cohort.patients.index)
     if options.split:
@@ -210,13 +211,24 @@ def evaluate(options: argparse.Namespace) -> None:
         if not patients:
             raise ValueError(f"{options.model}: found no {options.subset} patient of its fold.")
     table = evaluate(segmenter, cohort, patients)
-    private_folder(options.out)
-    outputs.write("patients.csv", table_bytes(table))
-    outputs.write("summary.json", json_bytes(scores := _summary(cohort, table)))
+    scores = _write_scores(outputs, cohort, table)
     _print_dice(scores, options.out)
     if options.record:
         metrics = {name: scores[name] for name in scores if isinstance(scores[name], dict)}
         amend_card(options.model, {options.subset if options.split else "evaluation": metrics})
+
+
+# The table per patient, and its summary.
+_SCORES = ("patients.csv", "summary.json")
+
+
+def _write_scores(outputs: Outputs, cohort: Cohort, table: pd.DataFrame) -> dict[str, Any]:
+    """Write both, and return the summary."""
+    scores = _summary(cohort, table)
+    private_folder(outputs.folder)
+    for name, content in zip(_SCORES, (table_bytes(table), json_bytes(scores)), strict=True):
+        outputs.write(name, content)
+    return scores
 
 
 def leak(options: argparse.Namespace) -> None:
@@ -246,15 +258,13 @@ def score(options: argparse.Namespace) -> None:
     from lggseg.inference.score import score
 
     outputs = Outputs(options.out, overwrite=options.overwrite)
-    outputs.check(["patients.csv", "summary.json"])
+    outputs.check(_SCORES)
     cohort = load_cohort(options.data)
     patients = list(cohort.patients.index)
     if options.split:
         patients = patients_of(read_split(options.split, cohort), options.subset, options.fold)
     table = score(options.masks, cohort, patients)
-    private_folder(options.out)
-    outputs.write("patients.csv", table_bytes(table))
-    outputs.write("summary.json", json_bytes(scores := _summary(cohort, table)))
+    scores = _write_scores(outputs, cohort, table)
     if without := len(patients) - len(table):
         print(f"{without} of {len(patients)} patients have no mask in {options.masks}: not scored")
     _print_dice(scores, options.out)

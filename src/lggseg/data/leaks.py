@@ -151,9 +151,9 @@ def _neighbours(table: pd.DataFrame) -> Leak:
     ordered = table.sort_values(["patient", "slice"])
     after = ordered.shift(-1)
     adjacent = (ordered["patient"] == after["patient"]) & (after["slice"] == ordered["slice"] + 1)
-    apart = ordered[adjacent & (ordered["subset"] != after["subset"])]
-    if not len(apart):
+    divided = ordered[adjacent & (ordered["subset"] != after["subset"])]
+    if not len(divided):
         return Leak("pairs of neighbouring slices in two subsets", 0, "")
-    row = apart.iloc[0]
+    row = divided.iloc[0]
     pair = f"{row['patient']} slices {row['slice']} and {row['slice'] + 1}"
-    return Leak("pairs of neighbouring slices in two subsets", len(apart), pair)
+    return Leak("pairs of neighbouring slices in two subsets", len(divided), pair)

@@ -20,7 +20,7 @@ class Diameters(NamedTuple):
 
 
 def largest_diameters(mask: np.ndarray, pixel: float) -> Diameters | None:
-    """The two diameters whose product is largest over all axial slices, of one connected part.
+    """The two diameters whose product is largest over all axial slices, of one connected component.
 
     The product of perpendicular diameters is what RANO follows for lower-grade glioma (van den Bent
     et al., Lancet Oncol. 12:583, 2011); a person chooses the ends, here the outermost corners of
@@ -39,16 +39,16 @@ def largest_diameters(mask: np.ndarray, pixel: float) -> Diameters | None:
     [11.3, 11.3]
     """
     found = []
-    for number in np.flatnonzero(mask.any(axis=(1, 2))):
-        parts = label(mask[number], connectivity=2)
-        for part in range(1, parts.max() + 1):
-            longest, perpendicular = _measure(np.argwhere(parts == part))
-            found.append(Diameters(longest * pixel, perpendicular * pixel, int(number)))
+    for index in np.flatnonzero(mask.any(axis=(1, 2))):
+        components = label(mask[index], connectivity=2)
+        for number in range(1, components.max() + 1):
+            longest, perpendicular = _measure(np.argwhere(components == number))
+            found.append(Diameters(longest * pixel, perpendicular * pixel, int(index)))
     return max(found, key=lambda one: one.longest * one.perpendicular, default=None)
 
 
 def _measure(pixels: np.ndarray) -> tuple[float, float]:
-    """Both diameters of one part in pixels, ``(n, 2)``, counted in edges of a pixel."""
+    """Both diameters of one component in pixels, ``(n, 2)``, counted in edges of a pixel."""
     corners = np.concatenate([pixels + offset for offset in ((0, 0), (0, 1), (1, 0), (1, 1))])
     corners = np.unique(corners, axis=0).astype(float)
     hull = corners[ConvexHull(corners).vertices]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,8 @@ class Quality:
         slope, intercept = (round(float(value), 4) for value in np.polyfit(x, y, 1))
         if slope <= 0:
             return cls()
-        below = np.quantile(np.clip(intercept + slope * x, 0, 1), REVIEWED)
-        return cls(intercept, slope, round(float(below), 4))
+        line = cls(intercept, slope)
+        return replace(line, review_below=round(float(np.quantile(line.at(x), REVIEWED)), 4))
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Quality:
@@ -74,9 +74,13 @@ class Quality:
         names = ("intercept", "slope", "review_below")
         return cls(*(float(facts[name]) for name in names)) if facts else cls()
 
+    def at(self, agreement: float | np.ndarray) -> np.ndarray:
+        """The line at these values of :func:`threshold_agreement`, within 0 and 1."""
+        return np.clip(self.intercept + self.slope * np.asarray(agreement), 0, 1)
+
     def estimate(self, probability: np.ndarray) -> float:
         """The estimated Dice of the mask of a volume: a value from 0 to 1."""
-        return float(np.clip(self.intercept + self.slope * threshold_agreement(probability), 0, 1))
+        return float(self.at(threshold_agreement(probability)))
 
 
 # The agreement itself as the estimate.
@@ -131,6 +135,6 @@ def _without_own_group(
     for name in np.unique(groups):
         own = groups == name
         line = Quality.fit(agreement[~own], dice[~own])
-        estimate[own] = np.clip(line.intercept + line.slope * agreement[own], 0, 1)
+        estimate[own] = line.at(agreement[own])
         flagged[own] = estimate[own] < line.review_below
     return estimate, flagged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def predict_folder(
 
     Writes ``<patient>_mask.tif`` (multi-page, 0 and 255) and a row of ``predictions.csv`` into
     ``out``, and returns the rows: patient, mask (the file), model (a fingerprint), slices,
-    tumour_slices, tumour_voxels, expected_dice (how good the model thinks its mask is), and dice
+    tumour_slices, tumour_voxels, expected_dice (an estimate), review (whether it is low), and dice
     where the patient has masks. ``pictures``: also ``<patient>.png``, the slice with most tumour.
     ``overwrite``: replace what an earlier call wrote; other files are never replaced
     (:mod:`lggseg.inference.outputs`). ``resume``: leave out those that an earlier call wrote.
@@ -68,20 +69,29 @@ def predict_folder(
     names = [[f"{volume_name(path)}{end}" for path in found.patients] for end in _ENDINGS]
     again = {"overwrite": overwrite, "resume": resume}
     written = open_predictions(segmenter, out, names[0], names[1:] if pictures else [], **again)
-    new_folder(written.outputs.folder)
-    refused = list(found.refused)
     left = [p for p in found.patients if not written.has(f"{volume_name(p)}_mask.tif")]
-    try:
+    with keeping(written, found.refused) as refused:
         for name, volume, truth in _readable(left, refused, progress):
             made = segmenter.predict(volume)
             written.add(name, f"{name}_mask.tif", mask_tiff(made.mask), describe(made, truth))
             if pictures:
                 written.outputs.write(f"{name}.png", _picture(volume, made.mask))
+    return written.table
+
+
+@contextmanager
+def keeping(written: Predictions, refused: Sequence[DataError]) -> Iterator[list[DataError]]:
+    """Make the folder of the masks, and save their table however the segmenting ends. At the end
+    ``PatientsRefused`` is raised for the patients refused before and those added meanwhile to the
+    list that this gives."""
+    new_folder(written.outputs.folder)
+    errors = list(refused)
+    try:
+        yield errors
     finally:
         written.save()
-    if refused:
-        raise PatientsRefused(refused, len(written))
-    return written.table
+    if errors:
+        raise PatientsRefused(errors, len(written))
 
 
 def _readable(

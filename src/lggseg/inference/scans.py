@@ -19,10 +19,9 @@ from lggseg.data.sequences import find_patients
 from lggseg.inference.dicom_seg import segmentation
 from lggseg.inference.outputs import Predictions
 from lggseg.inference.patient_report import patient_report
-from lggseg.inference.predict import PatientsRefused, describe, open_predictions
+from lggseg.inference.predict import describe, keeping, open_predictions
 from lggseg.inference.segmenter import Segmenter
 from lggseg.utils.errors import DataError, usable_name
-from lggseg.utils.files import new_folder
 from lggseg.utils.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -161,19 +160,13 @@ def _segment(
     reports: bool,
 ) -> pd.DataFrame:
     """Segment all patients that are not done yet; one that cannot be read stops no other."""
-    new_folder(written.outputs.folder)
-    refused = list(refused)
     left = [name for name in patients if not written.has(_MASK.format(name))]
-    try:
+    with keeping(written, refused) as errors:
         for name in progress_bar(left, "predict", "patient", show=progress):
             try:
                 _write(segmenter, written, name, patients[name](), reports)
             except DataError as error:
-                refused.append(error)
-    finally:
-        written.save()
-    if refused:
-        raise PatientsRefused(refused, len(written))
+                errors.append(error)
     return written.table
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,7 +50,7 @@ class Prediction:
         mask = drop_small_components(probability >= threshold, min_component_fraction)
         return cls(mask, probability, quality)
 
-    @property
+    @cached_property
     def expected_dice(self) -> float:
         """An estimate of the mask's Dice (:class:`lggseg.evaluation.quality.Quality`)."""
         return self.quality.estimate(self.probability)

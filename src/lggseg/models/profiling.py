@@ -1,13 +1,58 @@
-"""What a network costs: parameters, arithmetic, memory."""
+"""What a network is made of, and what it costs: stages, parameters, arithmetic, memory."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lggseg.config import Config
 from lggseg.models.networks import build_network
+
+REORDERED = "2 × 2 pixels become channels"
+PATCHES, ATTENTION = "patches of 2 × 2", "windowed attention"
+# The kinds of stages that are a transformer's.
+TRANSFORMER = (PATCHES, ATTENTION)
+# What counts as one step of a network: the classes of MONAI's blocks, and our reordering of pixels.
+_BLOCKS = {
+    "PixelUnshuffle": REORDERED,
+    "ResidualUnit": "convolutions",
+    "ConvBlock": "convolutions",
+    "AttentionLayer": "convolutions, attention gate",
+    "PatchEmbed": PATCHES,
+    "BasicLayer": ATTENTION,
+    "UnetrUpBlock": "convolutions",
+    "PixelShuffle": "channels become pixels",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a network: what it does, and the shape of what it gives."""
+
+    kind: str
+    channels: int
+    size: int
+
+
+def stages(config: Config) -> list[Stage]:
+    """The steps of the network ``config.network`` in their order, by running it on one slice."""
+    network = build_network(config).eval()
+    found = [Stage("input", config.channels, config.size)]
+
+    def keep(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+        kind = _BLOCKS[type(module).__name__]
+        found.append(Stage(kind, output.shape[1], output.shape[2]))
+
+    for module in network.modules():
+        if type(module).__name__ in _BLOCKS:
+            module.register_forward_hook(keep)
+    with torch.inference_mode():
+        network(torch.zeros(1, config.channels, config.size, config.size))
+    return found
 
 
 def describe(config: Config) -> dict[str, float]:

@@ -3,61 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import log2
 from typing import Any
 
 import matplotlib.pyplot as plt
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from torch import nn
 
 from lggseg.config import Config
-from lggseg.models.networks import build_network
-from lggseg.models.profiling import describe
+from lggseg.models.profiling import PATCHES, REORDERED, TRANSFORMER, Stage, describe, stages
 from lggseg.plots.style import BLUE, GREEN, GREY, ORANGE, title
-
-# What counts as one step of a network: the classes of MONAI's blocks, and our reordering of pixels.
-_BLOCKS = {
-    "PixelUnshuffle": "2 × 2 pixels become channels",
-    "ResidualUnit": "convolutions",
-    "ConvBlock": "convolutions",
-    "AttentionLayer": "convolutions, attention gate",
-    "PatchEmbed": "patches of 2 × 2",
-    "BasicLayer": "windowed attention",
-    "UnetrUpBlock": "convolutions",
-    "PixelShuffle": "channels become pixels",
-}
-_COLOURS = {"windowed attention": GREEN, "patches of 2 × 2": GREEN}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A step of a network: what it does, and the shape of what it gives."""
-
-    kind: str
-    channels: int
-    size: int
-
-
-def stages(config: Config) -> list[Stage]:
-    """The steps of the network ``config.network`` in their order, by running it on one slice."""
-    network = build_network(config).eval()
-    found = [Stage("input", config.channels, config.size)]
-
-    def keep(module: nn.Module, _: Any, output: torch.Tensor) -> None:
-        kind = _BLOCKS[type(module).__name__]
-        found.append(Stage(kind, output.shape[1], output.shape[2]))
-
-    for module in network.modules():
-        if type(module).__name__ in _BLOCKS:
-            module.register_forward_hook(keep)
-    with torch.inference_mode():
-        network(torch.zeros(1, config.channels, config.size, config.size))
-    return found
 
 
 def network(config: Config) -> Figure:
@@ -86,7 +43,9 @@ def _draw_network(axes: Axes, config: Config) -> None:
     places = [(float(x), log2(step.size)) for x, step in enumerate(steps)]
     bottom = min(range(len(steps)), key=lambda i: (steps[i].size, -steps[i].channels))
     for index, (step, place) in enumerate(zip(steps, places, strict=True)):
-        colour = _COLOURS.get(step.kind, GREY if index in (0, len(steps) - 1) else BLUE)
+        colour = (
+            GREEN if step.kind in TRANSFORMER else GREY if index in (0, len(steps) - 1) else BLUE
+        )
         box(axes, place, str(step.channels), colour, (0.8, 0.56))
         if index:
             arrow(axes, places[index - 1], place, shrink=20)
@@ -113,7 +72,7 @@ def _draw_skips(
     for size in down.keys() & up.keys():
         first, last = down[size], up[size]
         # A U-Net copies what its blocks give; a Swin UNETR the reordered pixels, too.
-        if steps[first].kind == _BLOCKS["PixelUnshuffle"] and not _has_patches(steps):
+        if steps[first].kind == REORDERED and not _has_patches(steps):
             continue
         arrow(axes, places[first], places[last], style="dashed", shrink=24)
         if "gate" in steps[last].kind:
@@ -122,7 +81,7 @@ def _draw_skips(
 
 
 def _has_patches(steps: list[Stage]) -> bool:
-    return any(step.kind == _BLOCKS["PatchEmbed"] for step in steps)
+    return any(step.kind == PATCHES for step in steps)
 
 
 def box(

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lggseg.data.cohort import Cohort
-from lggseg.plots.style import draw_outline, draw_slice, new_figure
+from lggseg.plots.style import draw_outline, draw_slice, largest_slice, new_figure
 from lggseg.preprocessing.volume import CHANNELS
 
 
@@ -30,6 +30,6 @@ def browse(cohort: Cohort, patient: str) -> Any:
     import ipywidgets
 
     count = len(cohort.mask(patient))
-    middle = int(cohort.mask(patient).sum(axis=(1, 2)).argmax()) + 1
-    slider = ipywidgets.IntSlider(middle, 1, count, description="slice", continuous_update=False)
+    start = largest_slice(cohort, patient) + 1
+    slider = ipywidgets.IntSlider(start, 1, count, description="slice", continuous_update=False)
     return ipywidgets.interactive(lambda number: one_slice(cohort, patient, number), number=slider)
