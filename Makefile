@@ -89,6 +89,7 @@ push: $(BIN)/.aws ## push both images to the registry of your AWS account
 	$(BIN)/lggseg push
 
 # All extras are resolved at once, so that the lists agree. What is locked now stays: UPGRADE=--upgrade.
+# A list leaves out what the lists below it have, unless those have it for some machines only (` ; `).
 lock: $(TOOLS)/.tools ## write all locked lists anew from the dependencies in pyproject.toml
 	mkdir -p build/lock
 	sed -n '/^[A-Za-z].*==/s/ *\\$$//p' $(wildcard requirements*.txt) >build/lock/all.txt
@@ -96,13 +97,13 @@ lock: $(TOOLS)/.tools ## write all locked lists anew from the dependencies in py
 	grep -E $(CUDA) build/lock/all.txt >build/lock/cuda.txt
 	$(LIST) $(BASE) $(call BUT,build/lock/cuda.txt) -o requirements.txt
 	$(LIST) $(BASE) $(call BUT,build/lock/cuda.txt) --generate-hashes -o requirements-hashed.txt
-	sed -i 's/^torch==.*/&\n    --hash=sha256:$(TORCH_CPU) \\/' requirements-hashed.txt
+	sed -i -e '/$(TORCH_CPU)/d' -e 's/^torch==.*/&\n    --hash=sha256:$(TORCH_CPU) \\/' requirements-hashed.txt
 	$(LIST) --extra train $(call BUT,requirements.txt) --generate-hashes -o requirements-cuda.txt
-	cat requirements.txt build/lock/cuda.txt >build/lock/below.txt
+	grep -v ' ; ' requirements.txt | cat - build/lock/cuda.txt >build/lock/below.txt
 	for extra in lab dev aws; do \
 	  $(LIST) --extra $$extra $$([ $$extra = aws ] && echo --extra dev --group aws-tests) \
 	    $(call BUT,build/lock/below.txt) --generate-hashes -o requirements-$$extra.txt || exit 1; \
-	  cat requirements-$$extra.txt >>build/lock/below.txt; \
+	  grep -v ' ; ' requirements-$$extra.txt >>build/lock/below.txt; \
 	done
 	$(LIST) --extra serve --no-emit-package pandas --no-emit-package nibabel --generate-hashes \
 	  -o container/requirements-serve.txt
