@@ -379,16 +379,52 @@ class Screening:
         print(f"{path.relative_to(self.out)}: {told} {seconds:.0f} s", flush=True)
 
 
-def collect(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def collect(
+    out: Path, facts: dict[str, Any], averages: Sequence[Sequence[str]], cohort: Cohort
+) -> dict[str, Any]:
     """A row per candidate, as ``rows``: its config, Dice of the patients of the ``folds`` and of
     ``institutions`` left out (each patient the mean of its seeds), and p of the paired difference
-    to the recipe of as many epochs on the same patients."""
+    to the recipe of as many epochs on the same patients; then a row for each of ``averages``, the
+    mean probability of all seeds of the candidates named (as their folders are)."""
     tables = {}
     for folder in sorted(path for path in out.iterdir() if path.is_dir()):
         found = [pd.read_csv(path) for path in sorted(folder.glob("*.csv"))]
         if found:
             tables[folder.name] = pd.concat(found)
-    return {**facts, "rows": [_row(name, tables) for name in tables]}
+    rows = [_row(name, tables) for name in tables]
+    for names in averages:
+        rows.append(_average(out, names, tables, cohort))
+    return {**facts, "rows": rows}
+
+
+def _average(
+    out: Path, names: Sequence[str], tables: dict[str, pd.DataFrame], cohort: Cohort
+) -> dict[str, Any]:
+    """The row of an average, over what all of ``names`` were trained without."""
+    folders, found = [out / name for name in names], []
+    for who in sorted(set.intersection(*(_left_out_in(folder) for folder in folders))):
+        paths = [path for folder in folders for path in folder.glob(f"without {who}, *.npz")]
+        rows, told = zip(*(_stored(path) for path in sorted(paths)), strict=True)
+        assert all((other == rows[0]).all() for other in rows)
+        logits = torch.stack(told).sigmoid().mean(0).logit()
+        found.append(
+            scores(cohort, Config(), rows[0], logits).assign(left_out=who, members=len(told))
+        )
+    table = pd.concat(found).reset_index()
+    seconds = sum(float(tables[name]["seconds"].mean()) for name in names)
+    row = {"name": "mean of " + " and ".join(names), "members": int(table["members"].max())}
+    row |= {"seconds": round(seconds * row["members"] / len(names), 1)}
+    base = tables[names[0]].groupby(["patient", "left_out"], as_index=False).mean(numeric_only=True)
+    return row | _summaries(table.assign(seed=0), base.assign(seed=0))
+
+
+def _left_out_in(folder: Path) -> set[str]:
+    return {path.stem.removeprefix("without ").partition(",")[0] for path in folder.glob("*.npz")}
+
+
+def _stored(path: Path) -> tuple[np.ndarray, Tensor]:
+    with np.load(path) as stored:
+        return stored["rows"], torch.from_numpy(stored["logits"]).float()
 
 
 def _row(name: str, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
@@ -396,11 +432,15 @@ def _row(name: str, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     change = {"epochs": int(epochs.split()[0]), **CANDIDATES[candidate].change}
     row: dict[str, Any] = {"name": name, "seconds": round(float(tables[name]["seconds"].mean()), 1)}
     row["config"] = asdict(replace(Config(), **change))
-    base = tables.get(f"{RECIPE}, {name.rsplit(', ', 1)[1]}")
-    kinds = {"folds": True, "institutions": False}
-    for kind, folds in kinds.items():
-        own = tables[name]
-        own = own[own["left_out"].astype(str).str.isdecimal() == folds]
+    base = None if candidate == RECIPE else tables.get(f"{RECIPE}, {epochs}")
+    return row | _summaries(tables[name], base)
+
+
+def _summaries(table: pd.DataFrame, base: pd.DataFrame | None) -> dict[str, Any]:
+    """Of the folds and of the institutions, whichever were left out, and p of the first."""
+    row: dict[str, Any] = {}
+    for kind, folds in {"folds": True, "institutions": False}.items():
+        own = table[table["left_out"].astype(str).str.isdecimal() == folds]
         if own.empty:
             continue
         by_patient = own.groupby("patient").mean(numeric_only=True)
@@ -423,7 +463,7 @@ def _row(name: str, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
             group = own.groupby("patient")["left_out"].first()
             agreement = by_patient["threshold_agreement"]
             row[kind]["quality"] = assess_quality(agreement, by_patient["dice"], group)
-        if base is not None and not name.startswith(RECIPE):
+        if base is not None:
             row[kind]["against_recipe"] = _against(own, base)
             row.setdefault("p", row[kind]["against_recipe"].get("p"))
     return row
@@ -450,11 +490,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="start nothing later")
     parser.add_argument("--out", type=Path, default=Path("runs/candidates"))
     parser.add_argument("--collect", type=Path, help="results file to write; trains nothing")
+    parser.add_argument(
+        "--average",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="with --collect: a row for the mean of these folders of --out",
+    )
     options = parser.parse_args()
     cohort = load_cohort(options.data, progress=False)
     if options.collect:
         facts = {"data_fingerprint": cohort.fingerprint, "test_patients": "not used"}
-        options.collect.write_text(json.dumps(collect(options.out, facts), indent=1) + "\n")
+        results = collect(options.out, facts, options.average, cohort)
+        options.collect.write_text(json.dumps(results, indent=1) + "\n")
         return
     base = Config(epochs=options.epochs, precision=options.precision)
     screening = Screening(cohort, make_split(cohort), options.out, base)

@@ -343,7 +343,8 @@ def candidates(options: argparse.Namespace) -> Iterator[Row]:
                 screening.run(name, seeds, without)
             except ImportError as error:  # the pretrained weights did not travel
                 print(f"{name}: {error}", flush=True)
-            yield collect(out, {"data_fingerprint": bench.cohort.fingerprint})
+            facts = {"data_fingerprint": bench.cohort.fingerprint}
+            yield collect(out, facts, (), bench.cohort)
 
 
 def collect(folder: Path, path: Path) -> None:

@@ -73,11 +73,12 @@ def test_what_is_written_is_what_the_model_gives_for_patients_left_out(
 
 
 def test_a_candidate_is_compared_with_the_recipe_on_the_same_patients(
-    screening: candidates.Screening,
+    screening: candidates.Screening, cohort: Cohort
 ) -> None:
     for name in (candidates.RECIPE, "scanner effects"):
         screening.run(name, [0], ["0", "1"])
-    rows = candidates.collect(screening.out, {})["rows"]
+    averages = [["the recipe, 1 epochs"], ["the recipe, 1 epochs", "scanner effects, 1 epochs"]]
+    rows = candidates.collect(screening.out, {}, averages, cohort)["rows"]
     found = {row["name"]: row for row in rows}
     assert found["scanner effects, 1 epochs"]["config"]["epochs"] == 1
     row = found["scanner effects, 1 epochs"]["folds"]
@@ -87,6 +88,10 @@ def test_a_candidate_is_compared_with_the_recipe_on_the_same_patients(
     difference = row["mean"] - base["mean"]
     assert row["against_recipe"]["difference"] == pytest.approx(difference)
     assert 0 <= row["quality"]["mean_absolute_error"] <= 1
+    both = found["mean of the recipe, 1 epochs and scanner effects, 1 epochs"]
+    assert both["members"] == 2 and both["folds"]["n"] == base["n"]
+    alone = found["mean of the recipe, 1 epochs"]
+    assert alone["members"] == 1 and alone["folds"]["mean"] == pytest.approx(base["mean"], abs=1e-3)
 
 
 def test_a_taught_network_learns_from_its_teachers_mask_and_probability() -> None:

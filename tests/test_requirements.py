@@ -67,7 +67,7 @@ LISTS = [f"requirements-{name}.txt" for name in ("hashed", "cuda", "lab", "dev",
 
 @pytest.mark.parametrize("count", range(1, len(LISTS) + 1))
 def test_all_that_a_list_needs_is_in_it_or_in_one_below(count: int) -> None:
-    """``--no-deps`` installs nothing that the lock leaves out, whatever lies in this environment."""
+    """``--no-deps`` installs nothing that the lock leaves out, whatever else lies here."""
     from packaging.requirements import Requirement
 
     lines = [line.partition(" --hash")[0] for name in LISTS[:count] for line in unfolded(name)]
