@@ -234,7 +234,7 @@ def test_a_graph_that_gives_no_probability_is_refused_at_once(folder: Path, name
     torch.onnx.export(
         Fake(give).eval(), (image, rest, rest + 1), folder / "model.onnx",
         input_names=["image", "background", "scale"], output_names=["probability"],
-        dynamic_shapes=({0: torch.export.Dim("slices")}, None, None), verbose=False,
+        dynamic_axes={"image": {0: "slices"}, "probability": {0: "slices"}}, dynamo=False,
     )  # fmt: skip
     change_card(folder, lambda card: None)
     assert f"model.onnx: found a model that gives {found}" in refused(folder)
