@@ -95,9 +95,9 @@ class Config:
     test_flips: bool = Field(
         default=True, description="average the prediction with that of the mirrored slice"
     )
-    threshold: Share = Field(default=0.5, description="probability from which a pixel is tumour")
+    threshold: Share = Field(default=0.6, description="probability from which a pixel is tumour")
     min_component_fraction: Share = Field(
-        default=0.1, description="drop connected components smaller than this share of the largest"
+        default=0.5, description="drop connected components smaller than this share of the largest"
     )
     fold: int = Field(
         default=0, description="the fold that validates, the others train; -1: all train", ge=-1
