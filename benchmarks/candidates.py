@@ -380,35 +380,37 @@ class Screening:
 
 
 def collect(
-    out: Path, facts: dict[str, Any], averages: Sequence[Sequence[str]], cohort: Cohort
+    screening: Screening, facts: dict[str, Any], averages: Sequence[Sequence[str]] = ()
 ) -> dict[str, Any]:
     """A row per candidate, as ``rows``: its config, Dice of the patients of the ``folds`` and of
     ``institutions`` left out (each patient the mean of its seeds), and p of the paired difference
     to the recipe of as many epochs on the same patients; then a row for each of ``averages``, the
     mean probability of all seeds of the candidates named (as their folders are)."""
     tables = {}
-    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
-        found = [pd.read_csv(path) for path in sorted(folder.glob("*.csv"))]
+    for folder in sorted(path for path in screening.out.iterdir() if path.is_dir()):
+        found = [pd.read_csv(p, dtype={"left_out": str}) for p in sorted(folder.glob("*.csv"))]
         if found:
             tables[folder.name] = pd.concat(found)
     rows = [_row(name, tables) for name in tables]
     for names in averages:
-        rows.append(_average(out, names, tables, cohort))
+        rows.append(_average(screening, names, tables))
     return {**facts, "rows": rows}
 
 
 def _average(
-    out: Path, names: Sequence[str], tables: dict[str, pd.DataFrame], cohort: Cohort
+    screening: Screening, names: Sequence[str], tables: dict[str, pd.DataFrame]
 ) -> dict[str, Any]:
     """The row of an average, over what all of ``names`` were trained without."""
-    folders, found = [out / name for name in names], []
+    folders, found = [screening.out / name for name in names], []
     for who in sorted(set.intersection(*(_left_out_in(folder) for folder in folders))):
         paths = [path for folder in folders for path in folder.glob(f"without {who}, *.npz")]
         rows, told = zip(*(_stored(path) for path in sorted(paths)), strict=True)
         assert all((other == rows[0]).all() for other in rows)
         logits = torch.stack(told).sigmoid().mean(0).logit()
         found.append(
-            scores(cohort, Config(), rows[0], logits).assign(left_out=who, members=len(told))
+            scores(screening.cohort, screening.base, rows[0], logits).assign(
+                left_out=who, members=len(told)
+            )
         )
     table = pd.concat(found).reset_index()
     seconds = sum(float(tables[name]["seconds"].mean()) for name in names)
@@ -440,7 +442,7 @@ def _summaries(table: pd.DataFrame, base: pd.DataFrame | None) -> dict[str, Any]
     """Of the folds and of the institutions, whichever were left out, and p of the first."""
     row: dict[str, Any] = {}
     for kind, folds in {"folds": True, "institutions": False}.items():
-        own = table[table["left_out"].astype(str).str.isdecimal() == folds]
+        own = table[table["left_out"].str.isdecimal() == folds]
         if own.empty:
             continue
         by_patient = own.groupby("patient").mean(numeric_only=True)
@@ -500,13 +502,13 @@ def main() -> None:
     )
     options = parser.parse_args()
     cohort = load_cohort(options.data, progress=False)
-    if options.collect:
-        facts = {"data_fingerprint": cohort.fingerprint, "test_patients": "not used"}
-        results = collect(options.out, facts, options.average, cohort)
-        options.collect.write_text(json.dumps(results, indent=1) + "\n")
-        return
     base = Config(epochs=options.epochs, precision=options.precision)
     screening = Screening(cohort, make_split(cohort), options.out, base)
+    if options.collect:
+        facts = {"data_fingerprint": cohort.fingerprint, "test_patients": "not used"}
+        results = collect(screening, facts, options.average)
+        options.collect.write_text(json.dumps(results, indent=1) + "\n")
+        return
     end = time.monotonic() + 60 * options.minutes
     for seed in options.seeds:
         for name in options.candidates:

@@ -344,7 +344,7 @@ def candidates(options: argparse.Namespace) -> Iterator[Row]:
             except ImportError as error:  # the pretrained weights did not travel
                 print(f"{name}: {error}", flush=True)
             facts = {"data_fingerprint": bench.cohort.fingerprint}
-            yield collect(out, facts, (), bench.cohort)
+            yield collect(screening, facts)
 
 
 def collect(folder: Path, path: Path) -> None:

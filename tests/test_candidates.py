@@ -65,7 +65,8 @@ def test_what_is_written_is_what_the_model_gives_for_patients_left_out(
     patient = validating[0]
     rows = cohort.slices["patient"][subsets == "validation"].to_numpy() == patient
     large = torch.nn.functional.interpolate(logits[rows][:, None], scale_factor=4, mode="bilinear")
-    mask = drop_small_components((large[:, 0] >= 0).numpy(), 0.1)
+    probable = (large[:, 0].sigmoid() >= TINY.threshold).numpy()
+    mask = drop_small_components(probable, TINY.min_component_fraction)
     assert table.loc[patient, "dice"] == pytest.approx(dice(cohort.mask(patient), mask), abs=0.01)
     before = path.with_suffix(".pt").stat().st_mtime_ns
     screening.run(candidates.RECIPE, [0], ["0"])
@@ -73,12 +74,12 @@ def test_what_is_written_is_what_the_model_gives_for_patients_left_out(
 
 
 def test_a_candidate_is_compared_with_the_recipe_on_the_same_patients(
-    screening: candidates.Screening, cohort: Cohort
+    screening: candidates.Screening,
 ) -> None:
     for name in (candidates.RECIPE, "scanner effects"):
         screening.run(name, [0], ["0", "1"])
     averages = [["the recipe, 1 epochs"], ["the recipe, 1 epochs", "scanner effects, 1 epochs"]]
-    rows = candidates.collect(screening.out, {}, averages, cohort)["rows"]
+    rows = candidates.collect(screening, {}, averages)["rows"]
     found = {row["name"]: row for row in rows}
     assert found["scanner effects, 1 epochs"]["config"]["epochs"] == 1
     row = found["scanner effects, 1 epochs"]["folds"]

@@ -41,8 +41,8 @@ from lggseg.serving.viewer import app as view
 
 MODEL = Path(__file__).resolve().parents[3] / "models" / "lgg-unet"
 CHROMIUM = shutil.which("chromium")
-SMALLEST = 0.1  # min_component_fraction of the model
-THRESHOLD = 0.5
+SMALLEST = 0.5  # min_component_fraction of the model
+THRESHOLD = 0.6
 
 
 @pytest.fixture(scope="module")
