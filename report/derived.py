@@ -105,13 +105,13 @@ def far_patients(table: Table) -> dict[str, Any]:
     """The patients with more than :data:`FAR` times the median HD95: their number, the lowest and
     the highest of their HD95, whose the highest is, and the mean without that patient."""
     far = table["hd95"][table["hd95"] > FAR * table["hd95"].median()]
-    worst = table["hd95"].idxmax()
+    worst = table.nlargest(1, "hd95")
     return {
         "n": len(far),
         "low": float(far.min()),
-        "high": float(table["hd95"].max()),
-        "patient": str(table.loc[worst, "patient"]),
-        "mean_without": float(table["hd95"].drop(worst).mean()),
+        "high": float(far.max()),
+        "patient": worst["patient"].item(),
+        "mean_without": float(table["hd95"].drop(worst.index).mean()),
     }
 
 
