@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from lggseg.evaluation.quality import estimate_by_other_groups
 from lggseg.evaluation.statistics import bootstrap_interval
 from report.canvas import (
     BLUE,
@@ -200,13 +201,16 @@ def reliability(width: float) -> Figure:
 
 
 def expected_dice(width: float) -> Figure:
-    """The Dice that the model expects of its masks against the true one."""
-    values = table("cross_validation")
+    """The estimate of each patient's Dice, by a line fitted on the other folds, against the true
+    one."""
+    names = ["threshold_agreement", "dice", "fold"]
+    agreement, dice, fold = table("cross_validation")[names].to_numpy().T
+    estimate, _ = estimate_by_other_groups(agreement, dice, fold)
     figure, axis = plt.subplots(figsize=(min(width, 3.6), 3.4), layout="constrained")
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
-    axis.scatter(values["expected_dice"], values["dice"], s=16, color=BLUE, alpha=0.8, linewidths=0)
-    low = min(values["dice"].min(), values["expected_dice"].min()) - 0.03
-    axis.set(xlabel="Dice that the model expects", ylabel="true Dice")
+    axis.scatter(estimate, dice, s=16, color=BLUE, alpha=0.8, linewidths=0)
+    low = min(dice.min(), estimate.min()) - 0.03
+    axis.set(xlabel="estimated Dice", ylabel="true Dice")
     axis.set(xlim=(low, 1), ylim=(low, 1), aspect="equal")
     return figure
 

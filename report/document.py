@@ -69,6 +69,11 @@ def duration(seconds: float) -> str:
     return f"{minutes:.1f} minutes" if minutes < 10 else f"{minutes:.0f} minutes"
 
 
+def surname(text: str) -> str:
+    """A reference without the initials before it, to sort by: ``M. Buda. …`` → ``buda. …``."""
+    return re.sub(r"^(?:\S\. )+", "", text).casefold()
+
+
 FILTERS: dict[str, Callable[..., str]] = {
     call.__name__: call
     for call in (fixed, signed, interval, published, percent, p_number, p_value, duration)
@@ -138,10 +143,10 @@ class Document:
         return f'<span class="cite">{"; ".join(links)}</span>'
 
     def bibliography(self) -> str:
-        """All references cited so far, as a list."""
+        """All references cited so far, as a list in the order of their authors."""
         items = []
-        for key in sorted(set(self.cited)):
-            entry = self.references[key]
+        entries = {key: self.references[key] for key in set(self.cited)}
+        for key, entry in sorted(entries.items(), key=lambda each: surname(each[1]["text"])):
             link = f' <a href="{entry["url"]}">{entry["url"]}</a>' if "url" in entry else ""
             items.append(f'<li id="{key}">{html.escape(entry["text"])}{link}</li>')
         return f'\n<ul class="references">{"".join(items)}</ul>\n'

@@ -173,8 +173,8 @@ def augmentation(width: float, out: Path) -> Figure:
 def real(data: Path) -> tuple[Case, ...]:
     """The best, the middle and the worst test patient of test.csv, outlined by the committed model.
 
-    Only these are real patients whom it did not train on. Raises ``DataError`` where the tree lacks
-    them.
+    Their scores in test.csv are of a model of the same recipe that did not train on them; the
+    committed one may have. Raises ``DataError`` where the tree lacks them.
     """
     names = examples(pd.read_csv(HERE / "results" / "test.csv"))["patient"]
     cohort, segmenter = load_cohort(data), Segmenter.load(MODEL)

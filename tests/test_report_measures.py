@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pandas as pd
-import pytest
 
 from lggseg import notebooks
 from lggseg.config import profile
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split
-from report import baselines, checks, values
+from report import baselines, checks
 from report import cohort as facts
 
 
@@ -55,17 +54,3 @@ def test_a_notebook_says_with_which_recipe_it_measured() -> None:
     said = notebooks.recipe(replace(profile("full"), epochs=24, augmentation=0.0))
     assert said["differs"] == ["epochs", "augmentation"]
     assert checks.recipe(said["config"])["epochs"] == 24
-
-
-def test_main_pairs_are_corrected_for_their_number() -> None:
-    loaded = values.load_results()
-    pairs = loaded["main_pairs"]
-    assert len(pairs) == 5 and all(row["p_holm"] >= row["p"] for row in pairs)
-
-
-@pytest.mark.parametrize(("predicted", "over"), [([110, 90], 1), ([50, 50], 0)])
-def test_describe_counts_volumes_above_the_truth(predicted: list[int], over: int) -> None:
-    table = pd.DataFrame({"truth_voxels": [100, 100], "predicted_voxels": predicted})
-    table = table.assign(dice=[0.9, 0.7], missed=0.0, hd95=[1.0, 40.0])
-    found = values.describe(table)
-    assert (found["over"], found["acceptable"], found["n"]) == (over, 1, 2)

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from lggseg.evaluation.quality import Quality, assess_quality, threshold_agreement
+from lggseg.evaluation.quality import (
+    Quality,
+    assess_quality,
+    estimate_by_other_groups,
+    threshold_agreement,
+)
 
 
 def test_the_agreement_is_the_dice_of_the_two_masks() -> None:
@@ -59,6 +64,15 @@ def test_the_line_is_judged_on_groups_that_it_has_not_seen() -> None:
     assert facts["mean_absolute_error"] > 0.15
     assert facts["risk_coverage"][-1] == [1.0, pytest.approx(y.mean(), abs=1e-4)]
     assert facts["risk_coverage"][0][0] == pytest.approx(1 / 60, abs=1e-4)
+
+
+def test_each_group_is_estimated_by_the_line_of_the_others() -> None:
+    x = np.tile(np.linspace(0.5, 0.95, 15), 2)
+    group = np.repeat([0, 1], 15)
+    y = np.where(group == 0, 0.9 * x, 0.8 * x)
+    estimate, flagged = estimate_by_other_groups(x, y, group)
+    assert estimate == pytest.approx(np.where(group == 0, 0.8 * x, 0.9 * x), abs=1e-3)
+    assert flagged.tolist() == [*([True] * 3 + [False] * 12)] * 2
 
 
 def test_of_perfect_estimates_all_of_the_worst_are_flagged() -> None:

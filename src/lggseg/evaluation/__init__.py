@@ -6,7 +6,7 @@ __all__, __getattr__ = lazy_names(
     __name__,
     {
         "calibration": "entropy expected_calibration_error reliability",
-        "quality": "Quality assess_quality threshold_agreement",
+        "quality": "Quality assess_quality estimate_by_other_groups threshold_agreement",
         "segmentation": "METRICS dice patient_metrics slice_dices",
         "statistics": """
             agreement associations bootstrap_interval compare_all compare_paired examples

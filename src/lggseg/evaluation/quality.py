@@ -110,7 +110,7 @@ def assess_quality(
     from scipy import stats
 
     x, y, groups = (np.asarray(values) for values in (agreement, dice, group))
-    estimate, flagged = _without_own_group(x, y, groups)
+    estimate, flagged = estimate_by_other_groups(x, y, groups)
     worst = np.argsort(y)[: max(1, round(len(y) / 10))]
     kept = np.arange(1, len(y) + 1)
     curve = np.stack([kept / len(y), np.cumsum(y[np.argsort(-estimate)]) / kept], axis=1)
@@ -127,10 +127,12 @@ def assess_quality(
     }
 
 
-def _without_own_group(
+def estimate_by_other_groups(
     agreement: np.ndarray, dice: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each patient's estimate, and whether it is flagged, by the line of the other groups."""
+    """The estimate of each patient's Dice by the line that was fitted on the other groups, and
+    whether it is below that line's ``review_below``; the arguments are those of
+    :func:`assess_quality`."""
     estimate, flagged = np.empty(len(dice)), np.zeros(len(dice), dtype=bool)
     for name in np.unique(groups):
         own = groups == name

@@ -1,0 +1,142 @@
+"""What the report says and no file of results holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lggseg.config import Config
+from report import derived, values
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Any]:
+    """What the templates can name."""
+    return values.load_results()
+
+
+def patients(**columns: list[float]) -> pd.DataFrame:
+    """A table of as many patients as the columns are long."""
+    count = len(next(iter(columns.values())))
+    return pd.DataFrame({"patient": [*"ABCDEFGH"[:count]], **columns})
+
+
+def test_main_pairs_are_corrected_for_their_number(loaded: dict[str, Any]) -> None:
+    pairs = loaded["main_pairs"]
+    assert len(pairs) == 5 and all(row["p_holm"] >= row["p"] for row in pairs)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "over", "excess", "close"),
+    [([110, 90], 1, 0.0, 1.0), ([50, 50], 0, -0.5, 0.0), ([105, 135], 2, 0.2, 0.5)],
+)
+def test_describe_compares_volumes(
+    predicted: list[float], over: int, excess: float, close: float
+) -> None:
+    table = patients(truth_voxels=[100, 100], predicted_voxels=predicted)
+    table = table.assign(dice=[0.9, 0.7], missed=0.0, hd95=[1.0, 40.0])
+    found = derived.describe(table)
+    assert (found["over"], found["above"], found["n"]) == (over, 1, 2)
+    assert (found["excess"], found["close"]) == (pytest.approx(excess), close)
+
+
+def test_far_patients_raise_the_mean() -> None:
+    found = derived.far_patients(patients(hd95=[1.0, 2.0, 2.0, 11.0, 50.0]))
+    assert found == {"n": 2, "low": 11.0, "high": 50.0, "patient": "E", "mean_without": 4.0}
+
+
+def test_a_baseline_is_compared_on_the_same_patients() -> None:
+    rows = [{"patient": name, "flair": dice} for name, dice in (("C", 0.1), ("B", 0.9), ("A", 0.2))]
+    found = derived.over_baseline(patients(dice=[0.4, 0.8, 0.6]), rows, "flair")
+    assert found["higher"] == 2 and found["difference"] == pytest.approx(0.2)
+
+
+def test_an_estimate_is_judged_by_the_poor_masks_that_it_flags() -> None:
+    table = patients(dice=[0.9, 0.8, 0.5, 0.6], expected_dice=[0.9, 0.7, 0.5, 0.9])
+    found = derived.judge_estimate(table, {"intercept": 0, "slope": 1, "review_below": 0.75})
+    assert (found["flagged"], found["poor"], found["poor_flagged"]) == (2, 3, 2)
+    assert found["unflagged"] == {"patient": "D", "dice": 0.6, "estimate": 0.9}
+    assert found["bias"] == pytest.approx(0.05)
+    assert found["mean_absolute_error"] == pytest.approx(0.1)
+
+
+def test_a_failure_is_of_one_kind() -> None:
+    table = patients(precision=[0.5, 0.5, 0.9], recall=[0.6, 0.9, 0.5])
+    assert derived.kinds_of_failure(table) == {"both": ["A"], "added": ["B"], "left_out": ["C"]}
+
+
+def test_changes_are_clear_by_interval_or_by_test() -> None:
+    default = {name: 0.5 + i / 100 for i, name in enumerate("ABCDEFGHIJ")}
+    lower = {name: dice - 0.1 - dice / 100 for name, dice in default.items()}
+    one = {**default, "A": 0.0}
+    rows = {"lower": (-0.2, -0.1), "one": (-0.2, -0.01), "the default": (0, 0)}
+    found = derived.clear_changes(
+        {
+            "table": {name: {"low": low, "high": high} for name, (low, high) in rows.items()},
+            "runs": {
+                "the default": {"dice": default},
+                "lower": {"dice": lower},
+                "one": {"dice": one},
+            },
+        }
+    )
+    assert found == {"below": ["lower", "one"], "above": [], "significant": ["lower"]}
+
+
+def test_seeds_differ_by_the_highest_less_the_lowest(loaded: dict[str, Any]) -> None:
+    found = derived.seed_spreads(loaded["results"])
+    seeds = loaded["results"]["gpu"]["summary"]["candidates"]["the recipe"]["institutions"]
+    low, high = sorted(seeds["by_seed"].values())
+    assert found["institutions"] == {"n": 2, "spread": high - low}
+    assert found["processor"]["n"] == found["gpu"]["n"] == 3
+
+
+def test_the_parts_of_both_sets_add_up_to_them(loaded: dict[str, Any]) -> None:
+    found = loaded["test_differs"]
+    sizes = {name: loaded["sets"][name]["n"] for name in ("cross_validation", "test")}
+    assert [found["missing"]["development"][1], found["missing"]["test"][1]] == [*sizes.values()]
+    assert found["of_cluster"]["test"][1] <= sizes["test"] and set(found["age"]) == {
+        "development",
+        "test",
+    }
+
+
+def test_smoother_outlines_are_counted() -> None:
+    masks = ["true masks"] * 2 + ["predicted masks"] * 2
+    table = pd.DataFrame({"mask": masks, "patient": [*"ABAB"]})
+    table = table.assign(margin_fluctuation=[2, 2, 1, 3], angular_standard_deviation=[2, 2, 1, 1])
+    assert derived.smoother_outlines(table) == {
+        "margin_fluctuation": 1,
+        "angular_standard_deviation": 2,
+        "n": 2,
+    }
+
+
+def test_the_largest_p_below_the_level_has_a_standard_error() -> None:
+    found = derived.fisher_precision([{"p_fisher": p} for p in (0.001, 0.004, 0.02)], 0.005)
+    assert found["p"] == 0.004 and found["standard_error"] == pytest.approx(0.0006, abs=5e-5)
+
+
+def test_each_setting_of_the_recipe_is_explained(loaded: dict[str, Any]) -> None:
+    rows = derived.settings(asdict(Config(paste=False)))
+    names = {row["name"] for row in rows}
+    assert "batch size" in names and not names & derived.OF_THE_RUN
+    assert {"name": "paste", "value": "no"}.items() <= next(
+        row.items() for row in rows if row["name"] == "paste"
+    )
+    assert all(len(row["meaning"]) > 5 for row in loaded["settings"])
+
+
+def test_decisions_are_counted_that_were_kept_on_all() -> None:
+    steps = [{"kept": True, "n": 70}, {"kept": False, "n": 70}, {"kept": True, "n": 14}]
+    assert derived.decided_on(steps, 70) == 1
+
+
+def test_the_failures_described_are_those_of_the_worst(loaded: dict[str, Any]) -> None:
+    tables = loaded["tables"]
+    worst = [tables["cross_validation"].nsmallest(derived.WORST, "dice"), tables["test"]]
+    shown = [*worst[0]["patient"], *worst[1].nsmallest(2, "dice")["patient"]]
+    assert sorted(loaded["failures"]) == sorted(shown)
