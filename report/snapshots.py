@@ -35,20 +35,32 @@ BAR = re.compile(r"[^\r\n]*\|[^\r\n]*\| *\d+/[\d?]+ \[[^\r\n]*[\r\n]*|\x1b\[[AB]
 
 
 def clean(notebook: NotebookNode, root: Path) -> NotebookNode:
-    """An executed notebook with the source cells as they are in the project and only the outputs
-    that are worth keeping: no injected parameters, no progress bars, no warnings, no times of
-    execution, and paths from ``root`` on."""
+    """An executed notebook with the source cells as they are in the project, but for links, which
+    start one folder deeper, and only the outputs that are worth keeping: no injected parameters, no
+    progress bars, no warnings, no times of execution, and paths from ``root`` on."""
     kept = copy.deepcopy(notebook)
     kept.metadata = {key: kept.metadata[key] for key in ("kernelspec", "language_info")}
     kept.cells = [c for c in kept.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for cell in kept.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
+        if cell.cell_type == "markdown":
+            cell.source = one_deeper(cell.source)
         if cell.cell_type == "code":
             for output in cell.outputs:
                 if output.output_type == "stream":
                     output.text = BAR.sub("", output.text)
             cell.outputs = [_relative(o, root) for o in cell.outputs if _is_content(o)]
     return kept
+
+
+def one_deeper(text: str) -> str:
+    """A text of a notebook with its links out of ``notebooks`` as they are from
+    ``report/notebooks``.
+
+    >>> one_deeper("[glossary](../docs/glossary.md), [next](02_a.ipynb)")
+    '[glossary](../../docs/glossary.md), [next](02_a.ipynb)'
+    """
+    return text.replace("](../", "](../../")
 
 
 def _is_content(output: NotebookNode) -> bool:
@@ -124,7 +136,7 @@ def linked(text: str) -> str:
     """The links of a page between notebooks and to the glossary lead to pages; others that lead
     into the project, whose files are not beside the page, are left out."""
     text = re.sub(r'href="(?:\.\./notebooks/)?(\d\db?_\w+)\.ipynb', r'href="\1.html', text)
-    text = text.replace('href="../docs/glossary.md', 'href="glossary.html')
+    text = re.sub(r'href="(?:\.\./)+docs/glossary\.md', 'href="glossary.html', text)
     return re.sub(r'<a href="(?!\w+:|#|\w+\.html)[^"]*">(.*?)</a>', r"\1", text)
 
 

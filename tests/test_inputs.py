@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 
-pytest.importorskip("highdicom", reason="highdicom is missing: pip install lggseg[dicom]")
+pytest.importorskip("highdicom", reason="highdicom is missing: pip install -e '.[dicom]'")
 
 from browsers import launched
 from fastapi.testclient import TestClient

@@ -148,18 +148,18 @@ def test_a_missing_extra_is_a_sentence_that_names_it(
         assert set(packages.split()) == declared
     sentence = errors.missing_extra(ModuleNotFoundError(name="pytorch_lightning.loggers"))
     assert sentence.startswith("pytorch_lightning: found no such package")
-    assert 'pip install "lggseg[train]"' in sentence
+    assert "pip install -e '.[train]'" in sentence
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "lggseg.experiments.search", raising=False)
     _, get = lazy_names("lggseg.experiments", {"search": "tune"})
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "lggseg\[train\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -e '.\[train\]'"):
         get("tune")
 
     def torch_is_missing() -> None:
         raise ModuleNotFoundError(name="torch")
 
     assert cli.run(torch_is_missing) == 1
-    assert 'pip install "lggseg[train]"' in capsys.readouterr().err
+    assert "pip install -e '.[train]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

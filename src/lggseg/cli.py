@@ -106,7 +106,7 @@ def _add_predict(subparsers: Subparsers) -> None:
         file = "" if option == "flair" else "; the file, where data is FLAIR in NIfTI"
         text = f"{text}: the number of the DICOM series{file}"
         command.add_argument(f"--{option}", metavar="SERIES", help=text)
-    text = "bring T1s onto FLAIR by a rigid registration, too (needs lggseg[dicom])"
+    text = "bring T1s onto FLAIR by a rigid registration, too (needs the extra dicom)"
     command.add_argument("--register", action="store_true", help=text)
     text = "what to call the patient of a DICOM study (default: a pseudonym)"
     command.add_argument("--name", default="", help=text)

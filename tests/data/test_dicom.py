@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-pytest.importorskip("pydicom", reason="pydicom is missing: pip install lggseg[dicom]")
+pytest.importorskip("pydicom", reason="pydicom is missing: pip install -e '.[dicom]'")
 
 from dicom_files import write_series
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform

@@ -102,6 +102,16 @@ def test_solid_features_are_those_of_pyradiomics() -> None:
     assert [features[name] for name in shape.SOLID] == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize(("slices", "ratio"), [(5, 0.75), (20, 0.92)])
+def test_steps_between_few_slices_lower_the_ratio(slices: int, ratio: float) -> None:
+    """Notebook 06 names the first."""
+    depth = np.arange(slices) - (slices - 1) / 2
+    rows, columns = np.indices((61, 61)) - 30
+    mask = (depth[:, None, None] / (slices / 2)) ** 2 + (rows / 22) ** 2 + (columns / 28) ** 2 <= 1
+    found = shape_features(mask)["bounding_ellipsoid_volume_ratio"]
+    assert found == pytest.approx(ratio, abs=0.02)
+
+
 def test_smallest_ellipsoid_of_known_points() -> None:
     cube = np.argwhere(np.ones((2, 2, 2))) * 2.0 - 1
     ball = 4 / 3 * math.pi * 3**1.5

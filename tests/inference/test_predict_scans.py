@@ -110,7 +110,7 @@ def test_a_mask_that_someone_changed_is_not_replaced(folder: Path, tmp_path: Pat
 
 
 def write_study(folder: Path, codes: str = "LPS") -> Path:
-    pytest.importorskip("highdicom", reason="highdicom is missing: pip install lggseg[dicom]")
+    pytest.importorskip("highdicom", reason="highdicom is missing: pip install -e '.[dicom]'")
     from dicom_files import write_series
 
     write_series(whole(codes), folder / "Doe Jane" / "A", "AX FLAIR", 3)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lggseg.cloud.aws.account import ROLE_VARIABLE, configured, known_role, studio
 from lggseg.cloud.docker import engine_problem
+from lggseg.utils.errors import install_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +74,7 @@ def _gpu() -> str:
 def missing(platform: Platform) -> dict[str, list[str]]:
     """What each way to run lacks here, a next step each; a way without any is open."""
     in_studio = platform.kind == "Studio"
-    sdk = [] if platform.sdk else ['pip install "lggseg[aws]"']
+    sdk = [] if platform.sdk else [f"run {install_command('aws')}"]
     docker = (
         "enable Docker access in the Studio domain's settings, install docker"
         if in_studio

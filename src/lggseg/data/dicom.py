@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lggseg.data.sequences import POST, PRE, guess_sequence
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
-from lggseg.utils.errors import DataError, printable
+from lggseg.utils.errors import DataError, install_command, printable
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -72,7 +72,7 @@ def pydicom() -> Any:
     try:
         import pydicom
     except ImportError:
-        action = "Install it: pip install 'lggseg[dicom]', or convert the study by dcm2niix."
+        action = f"Run {install_command('dicom')}, or convert the study by dcm2niix."
         raise DataError("DICOM", "no pydicom", "the package pydicom", action) from None
     return pydicom
 

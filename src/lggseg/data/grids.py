@@ -15,7 +15,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 from lggseg.preprocessing.resampling import finite
-from lggseg.utils.errors import DataError
+from lggseg.utils.errors import DataError, install_command
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -119,7 +119,7 @@ def _rigid(image: nib.Nifti1Image, reference: nib.Nifti1Image) -> np.ndarray:
     try:
         import SimpleITK as sitk
     except ImportError:
-        found, action = "no SimpleITK", "Install it: pip install 'lggseg[dicom]'."
+        found, action = "no SimpleITK", f"Run {install_command('dicom')}."
         raise DataError("--register", found, "the package SimpleITK", action) from None
 
     fixed, moving = _itk(reference), _itk(image)

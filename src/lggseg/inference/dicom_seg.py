@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 import lggseg
-from lggseg.utils.errors import DataError
+from lggseg.utils.errors import DataError, install_command
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -86,6 +86,6 @@ def _highdicom() -> Any:
         import highdicom
         import highdicom.seg
     except ImportError:
-        action = "Install it: pip install 'lggseg[dicom]'."
+        action = f"Run {install_command('dicom')}."
         raise DataError("DICOM-SEG", "no highdicom", "the package highdicom", action) from None
     return highdicom

@@ -139,7 +139,7 @@ def exchange(url: str, volume: str, answer: str) -> Figure:
     for place, step in enumerate(steps):
         box(axes, (7.0, 1.75 - 0.5 * place), step, BLUE, (2.1, 0.36))
         if place:
-            arrow(axes, (7.0, 2.25 - 0.5 * place), (7.0, 1.75 - 0.5 * place), shrink=13)
+            arrow(axes, (7.0, 2.07 - 0.5 * place), (7.0, 1.93 - 0.5 * place))
     axes.text(7.0, 2.18, "endpoint: a web server and a model", ha="center", fontsize=9)
     arrow(axes, (1.75, 1.6), (5.6, 1.6), f"POST {url}\n{volume}")
     arrow(axes, (5.6, 0.4), (1.75, 0.4), f"200 OK\n{answer}")

@@ -185,10 +185,10 @@ def dice_by_volume(cohort: Cohort, tables: Mapping[str, pd.DataFrame], named: in
         positions, label = (table["truth_voxels"], table["dice"]), f"{name} (n={len(table)})"
         axes[0].scatter(*positions, s=22, color=colour, marker=marker, alpha=0.8, label=label)
     worst = pd.concat(tables.values()).nsmallest(named, "dice")
-    for rank, row in enumerate(worst.sort_values("truth_voxels").itertuples()):
-        position, apart = (row.truth_voxels, row.dice), (6, -12 + 8 * (rank % 3))
+    for row in worst.itertuples():
         text = str(row.patient).removeprefix("TCGA_").rpartition("_")[0]
-        axes[0].annotate(text, position, apart, textcoords="offset points", fontsize=8)
+        place = (row.truth_voxels, row.dice)
+        axes[0].annotate(text, place, (6, 0), textcoords="offset points", fontsize=7, va="center")
     axes[0].set(xscale="log", ylim=(-0.02, 1.02), xlabel="true tumour volume (voxels)")
     axes[0].set(ylabel="Dice over the whole volume")
     axes[0].legend(loc="lower right")

@@ -62,9 +62,10 @@ def real_candidates() -> pd.DataFrame:
     Returns:
         A row per candidate, index its name: mean, low and high of Dice over ``n`` patients, median,
         ``new institution`` (mean Dice where whole institutions were left out, if measured),
-        ``seconds`` of training per fold, ``p`` of the paired test against the first row, and
-        whether it is the recipe that ``ships``. From ``report/results/candidates.json``, or, where
-        there is none, from the comparison of networks (notebook 05).
+        ``epochs``, ``seconds`` of training per fold, ``p`` of the paired test against the first
+        row, and whether it is the recipe that ``ships``. From ``report/results/candidates.json``,
+        or, where there is none, from the comparison of networks (notebook 05), which also gives
+        ``inference_ms``, the time of a prediction per slice. There ``ships`` marks the network.
     """
     shipped, _ = read_card(project_root() / "models" / "lgg-unet")
     if not (project_root() / "report" / "results" / "candidates.json").exists():
@@ -74,6 +75,7 @@ def real_candidates() -> pd.DataFrame:
     elsewhere = [(row.get("institutions") or {}).get("mean") for row in rows]
     table["new institution"] = pd.Series(elsewhere, table.index, dtype=float)
     own = asdict(shipped)
+    table["epochs"] = [{**own, **config}["epochs"] for config in table["config"]]
     ships = [all(own.get(key) == value for key, value in c.items()) for c in table["config"]]
     return table.drop(columns=["folds", "config", "institutions"], errors="ignore").assign(
         ships=ships
@@ -88,4 +90,6 @@ def _compared() -> pd.DataFrame:
     table = pd.DataFrame(rows).T.rename_axis("name")
     costs = pd.DataFrame(results["costs"]).T
     p = {row["second"]: row["p"] for row in results["pairs"] if row["first"] == table.index[0]}
-    return table.assign(seconds=costs["training_seconds"], p=pd.Series(p))
+    columns = {"epochs": "epochs", "seconds": "training_seconds", "inference_ms": "inference_ms"}
+    measured = costs[list(columns.values())].set_axis(list(columns), axis=1)
+    return table.join(measured).assign(p=pd.Series(p))

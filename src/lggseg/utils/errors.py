@@ -30,6 +30,7 @@ EXTRAS = {
     "notebooks": "papermill ipykernel matplotlib",
     "aws": "sagemaker boto3 psutil",
     "wandb": "wandb",
+    "dicom": "pydicom highdicom SimpleITK",
 }
 
 
@@ -37,8 +38,17 @@ def missing_extra(error: ModuleNotFoundError) -> str:
     """The sentence for a package that is not installed: which extra of lggseg brings it."""
     package = (error.name or "").partition(".")[0]
     extra = next((name for name, text in EXTRAS.items() if package in text.split()), "")
-    install = f'Run `pip install "lggseg[{extra}]"`.' if extra else "Install it."
-    return f"{package}: found no such package; expected it for this step. {install}"
+    action = f"Run {install_command(extra)}." if extra else "Install it."
+    return f"{package}: found no such package; expected it for this step. {action}"
+
+
+def install_command(extra: str) -> str:
+    """How to install an extra of pyproject.toml, for messages; lggseg is on no package index.
+
+    >>> install_command("dicom")
+    "`pip install -e '.[dicom]'` in the project's folder"
+    """
+    return f"`pip install -e '.[{extra}]'` in the project's folder"
 
 
 def usable_name(name: str) -> bool:

@@ -301,7 +301,7 @@ def dicom_body(folder: Path) -> bytes:
 
 
 def test_a_dicom_study_is_taken_by_dropping_its_folder(tmp_path: Path) -> None:
-    pytest.importorskip("pydicom", reason="pydicom is missing: pip install lggseg[dicom]")
+    pytest.importorskip("pydicom", reason="pydicom is missing: pip install -e '.[dicom]'")
     from dicom_files import write_series
 
     image = nib.Nifti1Image(head().get_fdata().astype(np.int16), head().affine)
