@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -163,20 +162,6 @@ def test_results_of_real_patients_are_drawn_by_the_same_functions() -> None:
     assert candidates["ships"].sum() == 1 and candidates["mean"].between(0, 1).all()
     assert (candidates["epochs"] > 0).all()
     assert set(plots.failures().index) <= set(plots.real_split()["patient"])
-
-
-def test_candidates_have_the_epochs_of_their_recipes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "models").symlink_to(plots.real.project_root() / "models")
-    (tmp_path / "report" / "results").mkdir(parents=True)
-    numbers = {"mean": 0.8, "low": 0.7, "high": 0.9, "median": 0.8, "n": 14}
-    rows = [{"name": str(n), "folds": numbers, "config": {"epochs": n}} for n in (20, 40)]
-    rows.append({"name": "wide", "folds": numbers, "config": {"width": 48}})
-    (tmp_path / "report" / "results" / "candidates.json").write_text(json.dumps({"rows": rows}))
-    monkeypatch.setattr(plots.real, "project_root", lambda: tmp_path)
-    table = plots.real_candidates()
-    assert table["epochs"].tolist() == [20, 40, 40] and table["ships"].tolist() == [0, 1, 0]
 
 
 def test_names_of_the_worst_patients_stand_apart() -> None:

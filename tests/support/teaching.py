@@ -25,7 +25,9 @@ CLAIMS: dict[str, dict[str, str]] = {
             "tumour[tumour > 0].quantile(0.9) < 0.15 * 256**2"
         ),
         "an accuracy of about 99 %": "0.97 < 1 - pixel_share < 0.999",
-        "the mask is brighter than its surroundings in channel 1": "(contrast['FLAIR'].dropna() > 0).mean() > 0.9",
+        "the mask is brighter than its surroundings in channel 1": (
+            "(contrast['FLAIR'].dropna() > 0).mean() > 0.9"
+        ),
         "FLAIR (or a copy of it) is the brightest in 85 of 87": (
             "(real_brightest == 'FLAIR').sum() == 85 and len(real_brightest) == 87"
         ),
@@ -76,7 +78,9 @@ CLAIMS: dict[str, dict[str, str]] = {
         "most dots lie to the right": "all((t['dice'] > 0.5).mean() > 0.5 for t in (table, real))",
     },
     "04_tune_hyperparameters": {
-        "the later tries crowd near the best value, −2.5": "(toy['setting'][-8:] + 2.5).abs().max() < 0.8",
+        "the later tries crowd near the best value, −2.5": (
+            "(toy['setting'][-8:] + 2.5).abs().max() < 0.8"
+        ),
         "the staircase hardly rises above trial 0": (
             "real_trials['dice'].max() - real_trials['dice'][0] < 0.01"
         ),

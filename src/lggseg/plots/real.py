@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,32 +56,15 @@ def failures() -> pd.Series:
 
 
 def real_candidates() -> pd.DataFrame:
-    """The candidates for the model that ships, as they did on the patients of the folds.
+    """The networks that were compared (notebook 05), as candidates for the model that ships.
 
     Returns:
-        A row per candidate, index its name: mean, low and high of Dice over ``n`` patients, median,
-        ``new institution`` (mean Dice where whole institutions were left out, if measured),
-        ``epochs``, ``seconds`` of training per fold, ``p`` of the paired test against the first
-        row, and whether it is the recipe that ``ships``. From ``report/results/candidates.json``,
-        or, where there is none, from the comparison of networks (notebook 05), which also gives
-        ``inference_ms``, the time of a prediction per slice. There ``ships`` marks the network.
+        A row per network, index its name: mean, low and high of Dice over the ``n`` patients of the
+        folds, median, ``epochs``, ``seconds`` of training per fold, ``inference_ms`` of a
+        prediction per slice, ``p`` of the paired test against the first row, and whether it is the
+        network that ``ships``.
     """
     shipped, _ = read_card(project_root() / "models" / "lgg-unet")
-    if not (project_root() / "report" / "results" / "candidates.json").exists():
-        return _compared().assign(ships=lambda table: table.index == shipped.network)
-    rows = real_results("candidates")["rows"]
-    table = pd.DataFrame([{**row, **row["folds"]} for row in rows]).set_index("name")
-    elsewhere = [(row.get("institutions") or {}).get("mean") for row in rows]
-    table["new institution"] = pd.Series(elsewhere, table.index, dtype=float)
-    own = asdict(shipped)
-    table["epochs"] = [{**own, **config}["epochs"] for config in table["config"]]
-    ships = [all(own.get(key) == value for key, value in c.items()) for c in table["config"]]
-    return table.drop(columns=["folds", "config", "institutions"], errors="ignore").assign(
-        ships=ships
-    )
-
-
-def _compared() -> pd.DataFrame:
     results = real_results("05_compare_models-full")
     # Of the networks trained in equal time the seconds were not measured alone.
     scores = {name: score for name, score in results["scores"].items() if "," not in name}
@@ -92,4 +74,5 @@ def _compared() -> pd.DataFrame:
     p = {row["second"]: row["p"] for row in results["pairs"] if row["first"] == table.index[0]}
     columns = {"epochs": "epochs", "seconds": "training_seconds", "inference_ms": "inference_ms"}
     measured = costs[list(columns.values())].set_axis(list(columns), axis=1)
-    return table.join(measured).assign(p=pd.Series(p))
+    table = table.join(measured)
+    return table.assign(p=pd.Series(p), ships=table.index == shipped.network)
