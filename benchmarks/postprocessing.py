@@ -5,7 +5,8 @@
 RUN is what ``lggseg crossvalidate`` wrote: each fold's model segments the patients that it has not
 seen, so no test patient is involved. Writes postprocessing.json: the Dice of every threshold with
 every smallest component, and of other steps with the recipe's; and ``nested``, what choosing by the
-mean of four folds gives on the fifth, where the choice is not praised on its own patients.
+mean of four folds gives on the fifth, where the choice is not praised on its own patients; and the
+bins of the probabilities' reliability.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.data.splits import folds_of, patients_of, read_split
+from lggseg.evaluation.calibration import reliability
 from lggseg.evaluation.segmentation import dice
 from lggseg.inference.engines import torch_engine
 from lggseg.inference.segmenter import Segmenter
@@ -56,10 +58,11 @@ def choices(
     yield "averaged with the neighbouring slices", dice(truth, mask)
 
 
-def score(cohort: Cohort, run: Path) -> pd.DataFrame:
-    """One row per patient: its fold, and a column per choice."""
+def score(cohort: Cohort, run: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """One row per patient: its fold, and a column per choice; and the bins of
+    :func:`lggseg.evaluation.calibration.reliability` over all voxels of all patients."""
     split = read_split(run / "fold-0" / "split.csv", cohort)
-    rows = {}
+    rows, bins = {}, []
     for fold in tqdm(folds_of(split), unit="fold"):
         folder = run / f"fold-{fold}" / "model"
         flipped = Segmenter.load(folder, "torch")
@@ -67,11 +70,12 @@ def score(cohort: Cohort, run: Path) -> pd.DataFrame:
         plain = replace(flipped, config=config, run=torch_engine(folder, config))
         for patient in patients_of(split, "validation", fold):
             volume, truth = cohort.image(patient), cohort.mask(patient)
-            both = (segmenter.predict(volume).probability for segmenter in (flipped, plain))
+            both = [segmenter.predict(volume).probability for segmenter in (flipped, plain)]
+            bins.append(reliability(both[0], truth))
             rows[patient] = {"fold": fold} | dict(
                 choices(truth, *both, config.threshold, config.min_component_fraction)
             )
-    return pd.DataFrame(rows).T
+    return pd.DataFrame(rows).T, np.sum(bins, axis=0)
 
 
 def nested(table: pd.DataFrame) -> dict[str, Any]:
@@ -93,7 +97,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("report/results"))
     options = parser.parse_args()
     cohort = load_cohort(options.data)
-    by_patient = score(cohort, options.run)
+    by_patient, bins = score(cohort, options.run)
     table = by_patient.drop(columns="fold").agg(["mean", "median", "min"]).T.round(4)
     facts = {"cohort": cohort.label, "data_fingerprint": cohort.fingerprint}
     trained = Config.load(options.run / "fold-0" / "config.json")
@@ -101,6 +105,7 @@ def main() -> None:
         **facts,
         "table": table.to_dict("index"),
         "nested": nested(by_patient),
+        "reliability": bins.tolist(),
         "recipe": recipe(trained),
     }
     write_json(results, options.out / "postprocessing.json")

@@ -184,19 +184,18 @@ def leaderboard(width: float) -> Figure:
 
 
 def reliability(width: float) -> Figure:
-    """Share of tumour against predicted probability of each network, and how many voxels."""
-    tables = load("05_compare_models-full")["reliability"]
-    figure, axes = panels(width, 2, 3.0)
+    """Share of tumour against predicted probability of the shipped recipe, and how many voxels."""
+    values = np.array(load("postprocessing")["reliability"])
+    voxels, probabilities, tumours = values[values[:, 0] > 0].T
+    figure, axes = panels(width, 2, 2.7)
     axes[0].plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
-    for (name, rows), (colour, marker) in zip(tables.items(), LOOKS, strict=False):
-        values = np.array(rows)
-        voxels, probabilities, tumours = values[values[:, 0] > 0].T
-        look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.2}
-        axes[0].plot(probabilities / voxels, tumours / voxels, label=network(name), **look)
-        axes[1].plot(probabilities / voxels, voxels, **look)
-    axes[0].set(xlabel="predicted probability", ylabel="share of tumour")
-    axes[1].set(xlabel="predicted probability", ylabel="voxels", yscale="log")
-    figure.legend(loc="outside lower center", ncols=3 if width > 5 else 2)
+    for axis, shown in zip(axes, (tumours / voxels, voxels), strict=True):
+        axis.plot(
+            probabilities / voxels, shown, color=BLUE, marker="o", markersize=4, linewidth=1.2
+        )
+        axis.set(xlabel="predicted probability")
+    axes[0].set(ylabel="share of tumour")
+    axes[1].set(ylabel="voxels", yscale="log")
     return figure
 
 
