@@ -12,6 +12,7 @@ Without DATA on six simulated patients. Writes kills.json.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import random
@@ -143,7 +144,9 @@ def train_stage(cohort: Cohort) -> Stage:
 
 
 def _epochs(run: Path) -> pd.DataFrame:
-    return pd.read_csv(run / "metrics.csv").drop(columns="seconds")
+    text = (run / "metrics.csv").read_text()
+    assert text.endswith("\n"), "metrics.csv ends within a line"
+    return pd.read_csv(io.StringIO(text)).drop(columns="seconds")
 
 
 def _card(run: Path) -> dict[str, Any]:

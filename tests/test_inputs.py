@@ -28,6 +28,7 @@ from inputs import INPUTS, MASK
 from lggseg import cli
 from lggseg.data.sequences import guess_sequence
 from lggseg.data.simulation import make_patient, plan_cohort
+from lggseg.inference.model_folder import read_card
 from lggseg.inference.segmenter import Segmenter
 from lggseg.serving.standalone.export import export_html
 from lggseg.serving.standalone.runtime import runtime_files
@@ -35,6 +36,7 @@ from lggseg.serving.viewer import app
 from lggseg.utils.errors import DataError
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "lgg-unet"
+THRESHOLD = read_card(MODEL)[0].threshold
 DIFFERENT = 1e-4  # of the voxels of two masks at most
 
 
@@ -116,7 +118,8 @@ def by_viewer(folder: Path, client: TestClient) -> np.ndarray | str:
     if answer.status_code != 201:
         assert 400 <= answer.status_code < 500
         return str(answer.json()["error"])
-    mask = client.get(f"/api/cases/{answer.json()['case']}/mask.nii.gz?threshold=0.5")
+    case = answer.json()["case"]
+    mask = client.get(f"/api/cases/{case}/mask.nii.gz?threshold={THRESHOLD}")
     return voxels(mask.content)
 
 

@@ -130,7 +130,7 @@ def assert_same_masks(model: Path, patients: Path, masks: Path, out: Path) -> No
         np.testing.assert_allclose(found.affine, expected.affine, atol=1e-5)
         assert found.get_data_dtype() == np.uint8 and found.shape == nib.load(flair).shape
         one, other = (np.asarray(image.dataobj) for image in (found, expected))
-        assert other.sum() > 1000
+        assert other.sum() > 300
         # Other kernels may round a logit at the threshold to the other side.
         assert np.count_nonzero(one != other) <= 0.001 * other.sum()
 

@@ -223,7 +223,8 @@ def test_one_slice_with_the_statistics_of_its_volume(port: int, volume: np.ndarr
     background, scale = (",".join(map(str, row)) for row in statistics.tolist())
     given = f"background={background}; scale={scale}"
     mask = np.load(BytesIO(predict(port, tiff_bytes(volume[2:3]), TIFF, NPY, given)))
-    assert np.array_equal(mask, segmenter.probability(volume[2:3], statistics) >= 0.5)
+    probability = segmenter.probability(volume[2:3], statistics)
+    assert np.array_equal(mask, probability >= segmenter.config.threshold)
     given = given.replace("background", "air").replace("scale", "contrast")  # of version 0.1
     mask = np.load(BytesIO(predict(port, npy_bytes(volume[1:4]), NPY, NPY, given + ";context=1,1")))
     assert np.array_equal(mask, segmenter.predict(volume).mask[2:3])

@@ -37,6 +37,7 @@ CONFIG = replace(
     precision="32-true",
     width=4,
     test_flips=False,
+    threshold=0.5,
     min_component_fraction=0.0,
 )
 HOSTS = ("127.0.0.1", "localhost")

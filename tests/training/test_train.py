@@ -128,7 +128,8 @@ def test_validation_dice_is_exact_per_patient(cohort: Cohort, split: pd.DataFram
         rows = torch.arange(cohort.rows(patient).start, cohort.rows(patient).stop)
         with torch.no_grad():
             logits = network(on_device.batch(rows, training=False).image)
-        mask = transforms.enlarge(logits, config.downsample).sigmoid()[:, 0] >= 0.5
+        probability = transforms.enlarge(logits, config.downsample).sigmoid()[:, 0]
+        mask = probability >= config.threshold
         truth = cohort.mask(str(patient))
         assert value == pytest.approx(patient_metrics(truth, mask.numpy())["dice"], abs=1e-3)
 

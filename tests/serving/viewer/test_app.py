@@ -422,15 +422,15 @@ def test_the_threshold_moves_the_numbers(
     page = opened(name)
     before = number(page, "#dice"), number(page, "#volume")
     page.get_by_label("Threshold", exact=True).focus()
-    for _ in range(30):
+    for _ in range(round(100 * (THRESHOLD - 0.2))):
         page.keyboard.press("ArrowLeft")
     page.locator("#status", has_text="Threshold 0.20").wait_for(state="attached")
     mask = at(prediction.probability, 0.2)
     assert number(page, "#volume") == mask.sum()
     assert number(page, "#dice") == pytest.approx(dice(truth, mask), abs=5e-4)
     assert before != (number(page, "#dice"), number(page, "#volume"))
-    page.get_by_role("button", name="Back to 0.50").click()
-    page.locator("#status", has_text="Threshold 0.50").wait_for(state="attached")
+    page.get_by_role("button", name=f"Back to {THRESHOLD:.2f}").click()
+    page.locator("#status", has_text=f"Threshold {THRESHOLD:.2f}").wait_for(state="attached")
     assert before == (number(page, "#dice"), number(page, "#volume"))
 
 
