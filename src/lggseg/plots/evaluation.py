@@ -186,11 +186,12 @@ def dice_by_volume(cohort: Cohort, tables: Mapping[str, pd.DataFrame], named: in
         axes[0].scatter(*positions, s=22, color=colour, marker=marker, alpha=0.8, label=label)
     worst = pd.concat(tables.values()).nsmallest(named, "dice")
     height = 0.0  # of a name; each stands above the one before
-    for row in worst.itertuples():
-        text = str(row.patient).removeprefix("TCGA_").rpartition("_")[0]
-        place, height = (row.truth_voxels, row.dice), max(row.dice - 0.06, height + 0.045)
+    for row in worst.to_dict("records"):
+        text = str(row["patient"]).removeprefix("TCGA_").rpartition("_")[0]
+        volume, score = float(row["truth_voxels"]), float(row["dice"])
+        height = max(score - 0.06, height + 0.045)
         line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0}
-        beside = (1.3 * row.truth_voxels, height)
+        place, beside = (volume, score), (1.3 * volume, height)
         axes[0].annotate(text, place, beside, fontsize=7, va="center", arrowprops=line)
     axes[0].set(xscale="log", ylim=(-0.02, 1.02), xlabel="true tumour volume (voxels)")
     axes[0].set(ylabel="Dice over the whole volume")
