@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import reduce
 from importlib import import_module
@@ -45,3 +46,11 @@ def test_each_test_is_there() -> None:
     for limit, *_, test in rows():
         file, name = test.strip("`").split("::")
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), (limit, test)
+
+
+def test_the_table_of_attacks_is_that_of_the_last_run() -> None:
+    results = json.loads((ROOT / "report" / "results" / "attacks.json").read_text())
+    told = (ROOT / "docs" / "limits.md").read_text().partition("## Attacks")[2]
+    counts = [int(count) for count in re.findall(r"^\| .* \| (\d+) \|$", told, re.M)]
+    assert counts == [section["attacks"] for section in results["sections"].values()]
+    assert [name for name, count in results["totals"].items() if count] == ["attacks"]
