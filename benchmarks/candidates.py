@@ -19,7 +19,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -298,31 +298,44 @@ def left_out(cohort: Cohort, split: pd.DataFrame, who: str) -> np.ndarray:
     return labels
 
 
-def scores(cohort: Cohort, config: Config, rows: np.ndarray, logits: Tensor) -> pd.DataFrame:
-    """Per patient, as ``lggseg evaluate`` makes masks: Dice, voxels and threshold agreement."""
-    names, table = cohort.slices["patient"].to_numpy()[rows], {}
+def predictions(
+    cohort: Cohort, config: Config, rows: np.ndarray, logits: Tensor
+) -> Iterator[tuple[str, np.ndarray, Prediction]]:
+    """Per patient its rows and its prediction, as ``lggseg evaluate`` makes it of the logits."""
+    names = cohort.slices["patient"].to_numpy()[rows]
     for name in dict.fromkeys(names):
         own = np.flatnonzero(names == name)
         enlarged = transforms.enlarge(logits[own][:, None], config.downsample)
         probability = enlarged.sigmoid()[:, 0].numpy()
-        mask = Prediction.of(probability, config.threshold, config.min_component_fraction).mask
-        truth = cohort.masks[rows[own]] > 0
+        made = Prediction.of(probability, config.threshold, config.min_component_fraction)
+        yield name, rows[own], made
+
+
+def scores(cohort: Cohort, config: Config, rows: np.ndarray, logits: Tensor) -> pd.DataFrame:
+    """Per patient: Dice, voxels and threshold agreement."""
+    table = {}
+    for name, own, made in predictions(cohort, config, rows, logits):
+        truth = cohort.masks[own] > 0
         table[name] = {
-            "dice": dice(truth, mask),
-            "predicted_voxels": int(mask.sum()),
+            "dice": dice(truth, made.mask),
+            "predicted_voxels": int(made.mask.sum()),
             "truth_voxels": int(truth.sum()),
-            "threshold_agreement": threshold_agreement(probability),
+            "threshold_agreement": threshold_agreement(made.probability),
         }
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("patient")
 
 
 class Screening:
-    """The cohort on the device, and the folder with what was trained already."""
+    """The cohort, on the device where it trains, and the folder with what was trained already."""
 
     def __init__(self, cohort: Cohort, split: pd.DataFrame, out: Path, base: Config) -> None:
         self.cohort, self.split, self.out, self.base = cohort, split, out, base
+
+    @functools.cached_property
+    def on_device(self) -> _Cohort:
+        """Made when something is trained: collecting needs none."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.on_device = _Cohort(cohort, base, device)
+        return _Cohort(self.cohort, self.base, device)
 
     def config(self, name: str, seed: int) -> Config:
         """What a candidate trains with; a change of its own goes before the base. The pretrained
@@ -404,7 +417,7 @@ def _average(
     folders, found = [screening.out / name for name in names], []
     for who in sorted(set.intersection(*(_left_out_in(folder) for folder in folders))):
         paths = [path for folder in folders for path in folder.glob(f"without {who}, *.npz")]
-        rows, told = zip(*(_stored(path) for path in sorted(paths)), strict=True)
+        rows, told = zip(*(stored(path) for path in sorted(paths)), strict=True)
         assert all((other == rows[0]).all() for other in rows)
         logits = torch.stack(told).sigmoid().mean(0).logit()
         found.append(
@@ -424,9 +437,10 @@ def _left_out_in(folder: Path) -> set[str]:
     return {path.stem.removeprefix("without ").partition(",")[0] for path in folder.glob("*.npz")}
 
 
-def _stored(path: Path) -> tuple[np.ndarray, Tensor]:
-    with np.load(path) as stored:
-        return stored["rows"], torch.from_numpy(stored["logits"]).float()
+def stored(path: Path) -> tuple[np.ndarray, Tensor]:
+    """The rows and the logits that a training has kept, as :meth:`Trial.logits` gives them."""
+    with np.load(path) as kept:
+        return kept["rows"], torch.from_numpy(kept["logits"]).float()
 
 
 def _row(name: str, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:

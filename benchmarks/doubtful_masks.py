@@ -30,13 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from candidates import predictions, stored
 
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort, load_cohort
 from lggseg.evaluation.segmentation import dice
-from lggseg.inference.segmenter import Prediction
-from lggseg.preprocessing.transforms import enlarge
 from lggseg.utils.files import write_json
 
 SMALL, LARGE = 50, 100
@@ -46,15 +44,9 @@ MODELS = 2
 
 def masks_of(cohort: Cohort, folder: Path) -> dict[str, list[np.ndarray]]:
     """By patient: the mask of each training without it, bool ``(slices, 256, 256)``."""
-    config, names = Config(), cohort.slices["patient"].to_numpy()
     found: dict[str, list[np.ndarray]] = {}
     for path in sorted(folder.glob("*/without *.npz")):
-        with np.load(path) as stored:
-            rows, logits = stored["rows"], torch.from_numpy(stored["logits"]).float()
-        for patient in dict.fromkeys(names[rows]):
-            own = logits[names[rows] == patient][:, None]
-            probability = enlarge(own, config.downsample).sigmoid()[:, 0].numpy()
-            made = Prediction.of(probability, config.threshold, config.min_component_fraction)
+        for patient, _, made in predictions(cohort, Config(), *stored(path)):
             found.setdefault(patient, []).append(made.mask)
     return found
 

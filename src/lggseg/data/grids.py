@@ -46,8 +46,8 @@ def same_grid(image: nib.Nifti1Image, reference: nib.Nifti1Image) -> bool:
     """Whether the voxels of two scans lie in the same places, to ``TOLERANCE``."""
     if image.shape != reference.shape:
         return False
-    apart = np.abs(image.affine - reference.affine) @ [*image.shape, 1]
-    return bool(np.max(apart) <= TOLERANCE)
+    distance = np.abs(image.affine - reference.affine) @ [*image.shape, 1]
+    return bool(np.max(distance) <= TOLERANCE)
 
 
 def resampled(
