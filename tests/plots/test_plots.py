@@ -20,7 +20,7 @@ from lggseg.evaluation.calibration import entropy
 from lggseg.evaluation.statistics import associations, compare_paired, rank_shares
 from lggseg.models.networks import NETWORKS
 from lggseg.notebooks import runs_of, save_results
-from lggseg.plots.diagrams import stages
+from lggseg.plots.architectures import stages
 from lggseg.preprocessing.volume import CHANNELS
 from lggseg.utils.errors import DataError
 

@@ -74,8 +74,8 @@ def _contrast(cohort: Cohort, patient: str, margin: int) -> np.ndarray:
     if not slices.any():
         return np.full(len(CHANNELS), np.nan)
     image, inside = cohort.image(patient)[slices], mask[slices]
-    disk = np.ones((1, 2 * margin + 1, 2 * margin + 1), dtype=bool)
-    around = ndimage.binary_dilation(inside, disk) & ~inside & (image[..., FLAIR] > 0)
+    near = ndimage.maximum_filter(inside, (1, 2 * margin + 1, 2 * margin + 1))
+    around = near & ~inside & (image[..., FLAIR] > 0)
     return image[inside].mean(axis=0) - image[around].mean(axis=0)
 
 

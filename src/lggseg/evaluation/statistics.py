@@ -18,7 +18,7 @@ MANY = 1000  # values, from which on an interval need not be BCa
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray,
     *,
-    statistic: Callable[..., float] = np.mean,
+    statistic: Callable[..., Any] = np.mean,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
@@ -157,23 +157,27 @@ def rank_shares(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.Dat
     return pd.DataFrame(shares, index=table.columns)
 
 
-def intraclass_correlation(ratings: np.ndarray) -> float:
-    """Absolute agreement of single ratings, ``(patients, raters)``: ICC(2,1) of Shrout and Fleiss
-    (1979), which McGraw and Wong (1996) call ICC(A,1); 1 where all raters say the same.
+def intraclass_correlation(ratings: np.ndarray) -> Any:
+    """Absolute agreement of single ratings, ``(..., patients, raters)``: ICC(2,1) of Shrout and
+    Fleiss (1979), which McGraw and Wong (1996) call ICC(A,1); 1 where all raters say the same.
 
     (R - E) / (R + (k - 1) E + k (C - E) / n), with the mean squares between patients R, between
     raters C and of the rest E. NaN where all ratings are alike, or for one patient.
+
+    Returns:
+        A number, or for leading dimensions as many numbers.
     """
     values = np.asarray(ratings, dtype=float)
-    n, k = values.shape
-    if n < 2 or np.ptp(values) == 0:
-        return float("nan")
-    rows, columns = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
-    rest = values - rows - columns + values.mean()
-    between = k * float(np.square(rows - values.mean()).sum()) / (n - 1)
-    raters = n * float(np.square(columns - values.mean()).sum()) / (k - 1)
-    error = float(np.square(rest).sum()) / ((n - 1) * (k - 1))
-    return (between - error) / (between + (k - 1) * error + k * (raters - error) / n)
+    n, k = values.shape[-2:]
+    both = (-2, -1)
+    mean = values.mean(both, keepdims=True)
+    rows, columns = values.mean(-1, keepdims=True), values.mean(-2, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = k * np.square(rows - mean).sum(both) / np.float64(n - 1)
+        raters = n * np.square(columns - mean).sum(both) / (k - 1)
+        error = np.square(values - rows - columns + mean).sum(both) / np.float64((n - 1) * (k - 1))
+        found = (between - error) / (between + (k - 1) * error + k * (raters - error) / n)
+    return np.where(np.ptp(values, axis=both) == 0, np.nan, found)[()]
 
 
 def agreement(first: np.ndarray | pd.Series, second: np.ndarray | pd.Series) -> dict[str, float]:
@@ -192,7 +196,7 @@ def agreement(first: np.ndarray | pd.Series, second: np.ndarray | pd.Series) -> 
     difference = pairs[:, 1] - pairs[:, 0]
     bias, spread = difference.mean(), 1.96 * difference.std(ddof=1)
 
-    def icc_of(rows: np.ndarray) -> float:
+    def icc_of(rows: np.ndarray, axis: int) -> Any:  # with an axis: of all resamples at once
         return intraclass_correlation(pairs[rows.astype(int)])
 
     interval = bootstrap_interval(np.arange(len(pairs)), statistic=icc_of)

@@ -5,8 +5,9 @@ from lggseg.utils.lazy import lazy_names
 __all__, __getattr__ = lazy_names(
     __name__,
     {
-        "diagrams": "exchange network networks places",
+        "diagrams": "exchange places",
         "ideas": "alike batch_times losses neighbours overlap schedule surrogate winners_luck",
+        "architectures": "network networks",
         "real": "REAL failures real_candidates real_results real_split real_table",
         "slider": "browse one_slice",
         "cohort": """
