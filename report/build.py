@@ -45,6 +45,14 @@ def readme(values: Mapping[str, Any]) -> str:
     return PART.sub(lambda _: part, README.read_text(encoding="utf-8"))
 
 
+def whole_names(body: str) -> str:
+    """HTML in which no line breaks within the name of the network, of a patient or of an option, or
+    between a number and its sign."""
+    body = re.sub(r"(?<=\d) (?=%)|(?<=\d) (?=± \d)|(?<=\d ±) (?=\d)", "&nbsp;", body)
+    names = r"(?:\b(?:nn)?U-Nets?|\b(?:CS|DU|FG|HT) [A-Z0-9]{4}|(?<![\w-])--[a-z-]+)\b(?![^<>]*>)"
+    return re.sub(names, r'<span class="n">\g<0></span>', body)
+
+
 def write(path: Path, text: str) -> None:
     """Write a text, whole or not at all."""
     replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
@@ -65,7 +73,7 @@ def build_report(values: Mapping[str, Any], out: Path, data: Path | None = None)
     """
     require_fresh(values)
     body, sections = to_html(render("report.md", {**values, "real": data is not None}))
-    body = body.replace("<!-- contents -->", contents(sections))
+    body = whole_names(body).replace("<!-- contents -->", contents(sections))
     wanted = re.findall(r'<img src="([^"]+)"', body)
     body = embed(body, figures.draw(wanted, out, data))
     path = out / "report.html"

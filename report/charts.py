@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETLEFT, CARETRIGHT
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
 from lggseg.evaluation.quality import estimate_by_other_groups
@@ -17,6 +20,7 @@ from report.canvas import (
     BLUE,
     GREEN,
     GREY,
+    GROUND,
     HERE,
     LOOKS,
     ORANGE,
@@ -32,6 +36,7 @@ from report.values import load_results
 
 SETS = {"cross_validation": "cross-validation", "test": "test"}
 COLOURS = {"cross_validation": BLUE, "test": ORANGE}
+STRONGEST = 0.4  # the effect size from which a cell has the full colour
 
 
 def table(name: str) -> pd.DataFrame:
@@ -78,18 +83,28 @@ def cross_validation(width: float) -> Figure:
     for (name, rows), (colour, marker) in zip(values.groupby("institution"), LOOKS, strict=False):
         places = rows["truth_voxels"], rows["dice"]
         axis.scatter(*places, s=20, color=colour, marker=marker, label=f"{name}, n = {len(rows)}")
-    lowest = values.nsmallest(5, "dice").sort_values(["truth_voxels", "dice"])
-    for rank, row in enumerate(lowest.itertuples()):
+    for row in values.nsmallest(5, "dice").itertuples():
         name = row.patient[5:12].replace("_", " ")
-        side = {"xytext": (6, -3)} if rank % 2 else {"xytext": (-6, -3), "ha": "right"}
-        place = (row.truth_voxels, row.dice)
-        axis.annotate(name, place, textcoords="offset points", fontsize=8.25, **side)
+        place = row.truth_voxels, row.dice
+        axis.annotate(name, place, **_side(values, *place))
     ticks = [1000, 3000, 10_000, 30_000, 100_000]
     axis.set(xscale="log", xlabel="true tumour volume (voxels)", ylabel="Dice", ylim=(0.4, 1))
+    axis.set_xlim(1000 if width > 5 else 500, 100_000)
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(loc="outside lower center", ncols=5 if width > 5 else 2, columnspacing=1)
     return figure
+
+
+def _side(values: pd.DataFrame, voxels: float, dice: float) -> dict[str, Any]:
+    """How to write a name beside a dot: to the right, or to the left where another dot is near on
+    the right."""
+    near = values[(values["dice"] - dice).abs() < 0.03]
+    steps = np.log10(near["truth_voxels"] / voxels)
+    look = {"textcoords": "offset points", "fontsize": 8.25}
+    if not ((steps > 0) & (steps < 0.25)).any():
+        return {**look, "xytext": (6, -3)}
+    return {**look, "xytext": (-6, -3), "ha": "right"}
 
 
 def volume(width: float) -> Figure:
@@ -122,7 +137,7 @@ def groups(width: float) -> Figure:
     values["name"] = values["by"] + ": " + values["group"]
     counts = values.pivot(index="name", columns="set", values="n").fillna(0).astype(int)
     order = list(values["name"].unique())[::-1]
-    figure, [axis] = panels(width, 1, 0.36 * len(order) + 0.8)
+    figure, [axis] = panels(width, 1, 0.31 * len(order) + 0.8)
     for name, shift in (("cross_validation", 0.14), ("test", -0.14)):
         rows = values[values["set"] == name]
         places = np.array([order.index(group) + shift for group in rows["name"]])
@@ -195,7 +210,8 @@ def reliability(width: float) -> Figure:
         )
         axis.set(xlabel="predicted probability")
     axes[0].set(ylabel="share of tumour")
-    axes[1].set(ylabel="voxels", yscale="log")
+    axes[1].set(ylabel="voxels (millions)", yscale="log")
+    axes[1].yaxis.set_major_formatter(lambda count, _: f"{count / 1e6:g}")
     return figure
 
 
@@ -232,16 +248,16 @@ def ablation(width: float) -> Figure:
 def steps(width: float) -> Figure:
     """What each decision changed, before and after, each under its own protocol."""
     rows = load("refinement")["steps"][::-1]
-    figure, [axis] = panels(width, 1, 0.34 * len(rows) + 0.8)
+    figure, [axis] = panels(width, 1, 0.28 * len(rows) + 0.8)
     for place, row in enumerate(rows):
         colour = GREEN if row["kept"] else GREY
-        axis.annotate(
-            "",
-            (row["after"], place),
-            (row["before"], place),
-            arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.8},
-        )
+        ends = row["before"], row["after"]
+        axis.plot(ends, [place, place], color=colour, linewidth=1.8)
         axis.plot(row["before"], place, "o", color=colour, markersize=4)
+        # The point of the triangle, not its middle, stands at the value.
+        if abs(ends[1] - ends[0]) > 0.0005:
+            head = CARETLEFT if ends[1] < ends[0] else CARETRIGHT
+            axis.plot(row["after"], place, marker=head, color=colour, markersize=6)
     _rows(axis, [row["short"] for row in rows])
     ends = [value for row in rows for value in (row["before"], row["after"])]
     axis.set(xlim=(min(ends) - 0.02, max(ends) + 0.02), xlabel="mean Dice before and after")
@@ -257,7 +273,7 @@ def associations(width: float) -> Figure:
         rows = pd.DataFrame(results[kind])
         wide = rows.pivot(index="feature", columns="grouping", values="epsilon_squared")
         wide = wide.loc[list(dict.fromkeys(rows["feature"])), list(dict.fromkeys(rows["grouping"]))]
-        axis.pcolormesh(wide.to_numpy(), cmap="Blues", vmin=0, vmax=0.5)
+        axis.set(xlim=(0, wide.shape[1]), ylim=(0, wide.shape[0]))
         for row in rows.itertuples():
             _cell(axis, wide, row)
         axis.set_xticks(
@@ -278,11 +294,14 @@ def _cell(axis: Axes, wide: pd.DataFrame, row: object) -> None:
     p, corrected = row.p, row.p_holm  # type: ignore[attr-defined]
     if pd.isna(p):
         return
-    place = wide.columns.get_loc(grouping) + 0.5, wide.index.get_loc(feature) + 0.5
+    x, y = wide.columns.get_loc(grouping), wide.index.get_loc(feature)
+    strength = min(wide.loc[feature, grouping] / STRONGEST, 1)
+    axis.add_patch(Rectangle((x, y), 1, 1, color=BLUE, alpha=strength, linewidth=0))
     star = "*" if corrected < 0.05 else ""
     text = ("<.001" if p < 0.001 else f"{p:.3f}"[1:] if p < 0.1 else f"{p:.2f}"[1:]) + star
-    colour = "#fefefe" if wide.loc[feature, grouping] > 0.25 else "#101010"
-    axis.text(*place, text, ha="center", va="center", fontsize=7.5, color=colour)
+    # Both are the page's own colours, so that they stand out on it in the dark as well.
+    colour = GROUND if strength > 0.6 else TEXT
+    axis.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=7.5, color=colour)
 
 
 def _short(names: Iterable[str]) -> list[str]:

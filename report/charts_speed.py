@@ -50,7 +50,7 @@ def cohort(width: float) -> Figure:
     share = 100 * np.array(facts["position"])
     ticks = [0, 128, 256]
     picture = axes[1].imshow(share, cmap="cividis", extent=(0, 256, 256, 0))
-    axes[1].set(xticks=ticks, yticks=ticks, xlabel="column (pixels)")
+    axes[1].set(xticks=ticks, yticks=ticks, xlabel="column (pixels)", ylabel="row (pixels)")
     figure.colorbar(picture, ax=axes[1], label="tumour slices with tumour here (%)", shrink=0.9)
     return figure
 
@@ -109,16 +109,21 @@ def latency(width: float) -> Figure:
     results = load("serving")
     figure, axes = panels(width, 2, 1.9)
     times = results["load"]["milliseconds"]
-    names = {"p50": "half", "p95": "95 %", "p99": "99 %"}
+    names = {"p50": "50 %", "p95": "95 %", "p99": "99 %"}
     bars = axes[0].barh(range(3), [times[key] / 1000 for key in names], color=BLUE, height=0.55)
     axes[0].bar_label(bars, [f"{times[key] / 1000:.1f} s" for key in names], padding=3)
     axes[0].set_yticks(range(3), list(names.values()))
-    axes[0].set(xlim=(0, 1.25 * times["p99"] / 1000), xlabel="answered within (seconds)")
+    axes[0].set(
+        xlim=(0, 1.25 * times["p99"] / 1000),
+        xlabel="seconds to the answer",
+        ylabel="of the requests",
+    )
     axes[0].invert_yaxis()
     memory = results["memory"]
     places = np.linspace(0, memory["requests"], len(memory["rss_mib"]))
     axes[1].plot(places, memory["rss_mib"], color=BLUE)
     axes[1].set(ylim=(0, 1.2 * max(memory["rss_mib"])), xlabel="requests", ylabel="memory (MiB)")
+    axes[1].xaxis.set_major_formatter("{x:,.0f}")
     return figure
 
 

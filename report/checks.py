@@ -104,8 +104,8 @@ def require_fresh(values: Mapping[str, Any]) -> None:
 
 
 def faults(page: Path, soup: BeautifulSoup) -> list[str]:
-    """A sentence for each picture without a text and each link that leads nowhere, of a page that
-    lies where it will be read."""
+    """A sentence for each picture without a text, each link that leads nowhere and each heading
+    that is none, of a page that lies where it will be read."""
     found = []
     for picture in [*soup.find_all("img"), *soup.find_all("svg", role="img")]:
         if picture.find_parent(class_="notebook"):
@@ -113,6 +113,11 @@ def faults(page: Path, soup: BeautifulSoup) -> list[str]:
         text = picture.get("alt") or picture.get("aria-label") or ""
         if len(text) < SHORTEST:
             found.append(f"{page.name}: a picture whose text does not say what is seen: {text!r}")
+    for text in soup.find_all("p"):
+        if text.get_text().lstrip().startswith("#"):
+            found.append(
+                f"{page.name}: a heading that was not read as one: {text.get_text()[:40]!r}"
+            )
     ids = {tag["id"] for tag in soup.find_all(id=True)}
     for link in soup.find_all("a", href=True):
         href = unquote(link["href"])

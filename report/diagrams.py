@@ -21,6 +21,7 @@ from report.canvas import BLUE, GREEN, GREY, ORANGE, QUIET, TEXT, VERMILION, loa
 from report.values import CARD
 
 Place = tuple[float, float]
+GATE = 2.0  # steps between two boxes, on a narrow screen, from which a word has room between them
 
 
 @cache
@@ -68,12 +69,18 @@ def patient_flow(width: float) -> Figure:
     box(axis, (5, 6.3), wide, f"{published['patients']} patients published", GREY)
     box(axis, (5, 4.1), wide, f"{here['patients']} patients at hand")
     box(axis, (2.4, 1.0), (4.6, 1.9), f"{development} for development\n{split['folds']} folds")
-    box(axis, (7.6, 1.0), (4.6, 1.9), f"{split['test']} for the test\nscored at the end", ORANGE)
+    box(
+        axis,
+        (7.6, 1.0),
+        (4.6, 1.9),
+        f"{split['test']} for the test\nnothing chosen on them",
+        ORANGE,
+    )
     arrow(axis, (5, 5.65), (5, 4.75))
     arrow(axis, (5, 3.45), (2.4, 1.98))
     arrow(axis, (5, 3.45), (7.6, 1.98))
-    who = "drawn\nby institution" if narrow else "by who set the task, drawn by institution"
-    axis.text(5.2, 5.2, f"{held_back} held back, {who}", va="center", fontsize=9)
+    who = "sampled\nwithin institutions" if narrow else "sampled within institutions"
+    axis.text(5.2, 5.2, f"{held_back} withheld, {who}", va="center", fontsize=9)
     return figure
 
 
@@ -147,7 +154,7 @@ def _network(width: float, name: str) -> Figure:
     figure, axis = plt.subplots(figsize=(width, 2.6 if narrow else 3.0), layout="constrained")
     places = [(float(x), log2(step.size)) for x, step in enumerate(steps)]
     bottom = min(range(len(steps)), key=lambda i: (steps[i].size, -steps[i].channels))
-    size = (0.84, 0.6)
+    size = (1.0 if narrow and len(steps) > 12 else 0.84, 0.6)
     for index, (step, place) in enumerate(zip(steps, places, strict=True)):
         plain = index in (0, len(steps) - 1)
         colour = GREY if plain else GREEN if step.kind in profiling.TRANSFORMER else BLUE
@@ -161,9 +168,9 @@ def _network(width: float, name: str) -> Figure:
         copied = steps[i].kind != profiling.REORDERED or name == "swin_unetr"
         if copied and steps[i].size in up:
             end = places[up[steps[i].size]]
-            start = (places[i][0] + 0.42, places[i][1])
-            arrow(axis, start, (end[0] - 0.42, end[1]), "dashed")
-            if name == "attention_unet":
+            start = (places[i][0] + size[0] / 2, places[i][1])
+            arrow(axis, start, (end[0] - size[0] / 2, end[1]), "dashed")
+            if name == "attention_unet" and (not narrow or end[0] - start[0] > GATE):
                 middle = ((start[0] + end[0]) / 2, start[1])
                 axis.text(*middle, "gate", ha="center", va="bottom", color=TEXT, fontsize=9)
     sizes = sorted({step.size for step in steps})

@@ -17,6 +17,7 @@ import jinja2
 import mistune
 
 from report.checks import SHORTEST
+from report.formulas import FORMULAS, formula
 
 HERE = Path(__file__).resolve().parent
 
@@ -103,13 +104,10 @@ class Document:
         return f'\n<figure id="{name}">{picture}<figcaption>{caption}</figcaption></figure>\n'
 
     def formula(self, name: str) -> str:
-        """A formula of ``formulas.html``, as a block of its own."""
-        found = re.search(
-            rf"<math id=\"{name}\"(.*?)</math>", (HERE / "formulas.html").read_text(), re.S
-        )
-        if found is None:
-            raise RuntimeError(f"formulas.html: found no formula {name!r}; expected it there")
-        return f'\n<div class="formula"><math display="block"{found[1]}</math></div>\n'
+        """A formula of :data:`report.formulas.FORMULAS`, as a block of its own."""
+        if name not in FORMULAS:
+            raise RuntimeError(f"formulas.py: found no formula {name!r}; expected it there")
+        return f'\n<div class="formula">{formula(*FORMULAS[name], "stix")}</div>\n'
 
     def table(self, name: str, caller: Callable[[], str]) -> str:
         """The caption of the Markdown table that follows."""

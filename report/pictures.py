@@ -23,12 +23,14 @@ from lggseg.evaluation.statistics import examples
 from lggseg.inference.segmenter import Segmenter
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
 from lggseg.utils.errors import DataError
-from report.canvas import SKY, VERMILION
 from report.values import PATIENTS
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "models" / "lgg-unet"
 MARGIN = 24  # pixels around a tumour
+# Orange-red and light blue. They are not those of the palette, which the page replaces in the dark:
+# the slice under an outline is the same there.
+TRUTH, PREDICTION = "#d55f00", "#57b4e9"
 HALO = [Stroke(linewidth=3.6, foreground="#000000b0"), Normal()]
 
 
@@ -107,8 +109,8 @@ def three(width: float, found: tuple[Case, ...]) -> Figure:
         place = int((shown.truth | shown.mask).sum(axis=(1, 2)).argmax())
         area = box(shown.truth[place] | shown.mask[place])
         grey(axis, shown.image[place, ..., FLAIR][area])
-        outline(axis, shown.truth[place][area], VERMILION)
-        outline(axis, shown.mask[place][area], SKY, "dashed")
+        outline(axis, shown.truth[place][area], TRUTH)
+        outline(axis, shown.mask[place][area], PREDICTION, "dashed")
         axis.set_title(f"Dice {shown.dice:.2f}", loc="center")
     return figure
 
@@ -127,9 +129,9 @@ def hero(width: float, out: Path) -> Figure:
     area = box(shown.truth[place] | shown.mask[place])
     for axis in axes:
         grey(axis, flair[area] if axis is axes[2] else flair)
-    axes[1].contourf(shown.mask[place], levels=[0.5, 1.5], colors=[SKY], alpha=0.75)
-    outline(axes[2], shown.truth[place][area], VERMILION)
-    outline(axes[2], shown.mask[place][area], SKY, "dashed")
+    axes[1].contourf(shown.mask[place], levels=[0.5, 1.5], colors=[PREDICTION], alpha=0.75)
+    outline(axes[2], shown.truth[place][area], TRUTH)
+    outline(axes[2], shown.mask[place][area], PREDICTION, "dashed")
     return figure
 
 
@@ -165,7 +167,7 @@ def augmentation(width: float, out: Path) -> Figure:
     for axis, image, mask in zip(axes.flat, images, masks, strict=True):
         axis.imshow(image, cmap="gray", vmin=-0.2, vmax=float(np.percentile(images[0], 99.7)))
         axis.set_axis_off()
-        outline(axis, mask > 0.5, VERMILION)
+        outline(axis, mask > 0.5, TRUTH)
     return figure
 
 

@@ -3,6 +3,8 @@ of the results holds tests/test_report.py."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
 
@@ -63,3 +65,13 @@ def test_the_first_screen_opens_the_door() -> None:
         assert wanted in first, wanted
     for link in ("docs/README.md", "MODEL_CARD.md", "docs/leaderboard.md"):
         assert f"({link}" in first, link
+
+
+def test_times_of_the_first_screen_are_those_that_were_measured() -> None:
+    """``make run`` installs for a minute first, as its entry says."""
+    measured = json.loads((ROOT / "report" / "results" / "commands.json").read_text())["simulated"]
+    said = dict(re.findall(r"^make (\w+) .*?(\d+) (?:seconds|minutes)", README, re.M))
+    assert "after installing (1 minute)" in measured["run"]["gives"]
+    assert abs(int(said["try"]) - 60 * measured["try"]["minutes"]) < 5
+    assert int(said["run"]) == math.ceil(measured["run"]["minutes"]) + 1
+    assert int(said["test"]) == math.ceil(measured["test"]["minutes"])
