@@ -171,7 +171,7 @@ def soup(page: Path) -> BeautifulSoup:
 
 def test_the_html_file_is_described_by_its_measurement(loaded: dict[str, Any]) -> None:
     without = {key: value for key, value in loaded["results"].items() if key != "html_file"}
-    text = document.render("text/deployment.md", {**loaded, "results": without})
+    text = document.render("report.md", {**loaded, "results": without})
     assert "Its size and times were not measured." in text
     patient = {"slices": 40, "seconds": 12.3, "python_seconds": 6.5, "different_share": 2e-5}
     measured = {
@@ -183,7 +183,7 @@ def test_the_html_file_is_described_by_its_measurement(loaded: dict[str, Any]) -
         "patients": [patient, {**patient, "different_share": 0.0}],
     }
     results = {**without, "html_file": measured}
-    text = document.render("text/deployment.md", {**loaded, "results": results})
+    text = document.render("report.md", {**loaded, "results": results})
     text = " ".join(text.split())
     assert "19.3 MB and opened in 0.4 seconds" in text and "By WebAssembly" in text
     assert "asked for nothing beyond itself" in text and "at most 0.002" in text
