@@ -112,6 +112,7 @@ def compare(page: Any, segmenter: Segmenter, path: Path) -> dict[str, Any]:
         "voxels": int(mask.size),
         "tumour_voxels": int(wanted.sum()),
         "different_voxels": int(np.count_nonzero(mask != wanted)),
+        "different_share": float(np.mean(mask != wanted)),
         **took,
         "python_seconds": round(time.perf_counter() - start, 2),
     }
@@ -132,6 +133,7 @@ def main() -> None:
         load = os.getloadavg()[0]
         with opened(path, viewport={"width": 1280, "height": 860}) as (page, start, asked):
             patients = [compare(page, segmenter, one) for one in paths]
+            engine = page.evaluate("document.documentElement.dataset.engine")
             if options.pictures:
                 options.pictures.mkdir(parents=True, exist_ok=True)
                 page.screenshot(path=options.pictures / "desktop.png")
@@ -142,8 +144,9 @@ def main() -> None:
             "machine": machine(),
             "model": segmenter.fingerprint,
             "load_before": round(load, 1),
-            "bytes": path.stat().st_size,
+            "megabytes": round(path.stat().st_size / 1e6, 1),
             "start_seconds": round(start, 2),
+            "engine": engine,
             "requests_beyond_the_file": asked,
             "patients": patients,
         }

@@ -5,6 +5,8 @@
 Made of what ``report.build`` wrote and of the repository's Markdown: plain pages with one
 navigation, no script and nothing from another host, so the folder can be opened from the disk or
 published as it is. The build fails on a link that leads nowhere and on a picture without a text.
+Beside them lies the shipped model as one HTML file (``lggseg export --html``), linked from the
+navigation and the report; without npm, which brings its ONNX Runtime Web, the site has none.
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ import html
 import posixpath
 import re
 import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+from lggseg.serving.standalone.export import export_html
+from lggseg.utils.errors import DataError
 from report import snapshots
 from report.build import write
 from report.checks import require_sound
@@ -31,6 +37,10 @@ NAVIGATION = {
     "Leaderboard": "docs/leaderboard.html",
     "Model card": "MODEL_CARD.html",
 }
+MODEL = ROOT / "models" / "lgg-unet"
+# The model as one HTML file, and what the report says in place of a comment where it is there.
+TOOL = "lgg.html"
+COMMENT = "<!-- try it here -->"
 # Markdown of the repository, and where each page lies.
 PAGES = {
     "README.md": "index.html",
@@ -48,10 +58,10 @@ def sources() -> dict[str, str]:
     return PAGES | {f"docs/{path.name}": f"docs/{path.stem}.html" for path in docs}
 
 
-def navigation(place: str) -> str:
+def navigation(place: str, parts: Mapping[str, str] = NAVIGATION) -> str:
     """Links to the parts of the site, from the page at ``place``."""
     links = []
-    for name, target in NAVIGATION.items():
+    for name, target in parts.items():
         here = ' aria-current="page"' if target == place else ""
         links.append(f'<a href="{relative(target, place)}"{here}>{name}</a>')
     return f'<header class="site"><b>lggseg</b>{"".join(links)}</header>'
@@ -95,8 +105,8 @@ def copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def document(source: str, place: str, out: Path) -> str:
-    """A page of one Markdown file of the repository."""
+def document(source: str, place: str, out: Path, parts: Mapping[str, str]) -> str:
+    """A page of one Markdown file of the repository, under links to the parts of the site."""
     text = re.sub(r"<!--.*?-->\n?", "", (ROOT / source).read_text(encoding="utf-8"), flags=re.S)
     body, _ = to_html(text)
     body = retarget(body, source, place, out)
@@ -105,15 +115,17 @@ def document(source: str, place: str, out: Path) -> str:
     body = re.sub(r"(<table>.*?</table>)", table, body, flags=re.S)
     title = re.search(r"<h1[^>]*>(.*?)</h1>", body, re.S)
     name = re.sub(r"<[^>]+>", "", title[1]) if title else source
-    return page(html.unescape(name), navigation(place) + f'<div class="document">{body}</div>')
+    head = navigation(place, parts)
+    return page(html.unescape(name), head + f'<div class="document">{body}</div>')
 
 
-def build(out: Path, report: Path) -> list[Path]:
+def build(out: Path, report: Path, tool: Path | None = None) -> list[Path]:
     """Write the site into a folder; returns its pages.
 
     Args:
         out: The folder; what lay in it is replaced.
         report: What ``report.build`` wrote.
+        tool: The model as one HTML file, to link to.
 
     Raises:
         RuntimeError: The report is missing, a link leads nowhere, a picture has no text.
@@ -121,12 +133,17 @@ def build(out: Path, report: Path) -> list[Path]:
     if not (report / "report.html").exists():
         raise RuntimeError(f"{report}: found no report.html; expected the report. `make report`.")
     shutil.rmtree(out, ignore_errors=True)
-    texts = {out / p: document(source, p, out) for source, p in sources().items()}
+    parts = NAVIGATION | ({"Try it here": TOOL} if tool else {})
+    if tool:
+        copy(tool, out / TOOL)
+    texts = {out / p: document(source, p, out, parts) for source, p in sources().items()}
     for path in [report / "report.html", *sorted((report / "notebooks").glob("*.html"))]:
         place = path.relative_to(report).as_posix()
         main = '<main id="content"'
         # Within the page's own frame, before its text.
-        texts[out / place] = path.read_text().replace(main, navigation(place) + main, 1)
+        text = path.read_text().replace(main, navigation(place, parts) + main, 1)
+        link = f'(<a href="{TOOL}">try it here</a>)' if tool else ""
+        texts[out / place] = text.replace(COMMENT, link)
     for path, text in texts.items():
         write(path, text)
     if (report / "report.pdf").exists():
@@ -141,8 +158,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site")
     parser.add_argument("--report", type=Path, default=ROOT / "build" / "report")
     options = parser.parse_args()
-    pages = build(options.out, options.report)
+    with tempfile.TemporaryDirectory() as folder:
+        pages = build(options.out, options.report, make_tool(Path(folder)))
     print(f"{len(pages)} pages; open {options.out / 'index.html'}")
+
+
+def make_tool(folder: Path) -> Path | None:
+    """The shipped model as one HTML file in a folder; nothing, and a sentence, where that cannot
+    be."""
+    try:
+        return export_html(MODEL, folder / TOOL)
+    except DataError as error:
+        print(f"The site has no page to try the model on. {error}")
+        return None
 
 
 if __name__ == "__main__":

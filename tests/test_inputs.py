@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,15 @@ import tifffile
 
 pytest.importorskip("highdicom", reason="highdicom is missing: pip install -e '.[dicom]'")
 
-from browsers import launched
+from browsers import (
+    CHROMIUM,
+    CUT_OFF,
+    NO_ADAPTER,
+    WEBGPU,
+    accessibility_faults,
+    focused_by_tab,
+    launched,
+)
 from fastapi.testclient import TestClient
 from inputs import INPUTS, MASK
 
@@ -177,9 +186,16 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def page(browser: Any, page_file: Path) -> Iterator[Any]:
+    with opened(browser, page_file) as found:
+        yield found
+
+
+@contextmanager
+def opened(browser: Any, page_file: Path, script: str = "") -> Iterator[Any]:
     """The file opened from disk; it logs nothing, and asks for nothing."""
     context, wrong = browser.new_context(offline=True, accept_downloads=True), []
     found = context.new_page()
+    found.add_init_script(script)
     found.set_default_timeout(300_000)
     found.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
     found.on("pageerror", lambda error: wrong.append(str(error)))
@@ -188,7 +204,7 @@ def page(browser: Any, page_file: Path) -> Iterator[Any]:
     found.goto(page_file.as_uri())
     yield found
     context.close()
-    assert wrong == []
+    assert [text for text in wrong if text != NO_ADAPTER] == []
 
 
 def by_page(folder: Path, page: Any) -> np.ndarray | str:
@@ -217,6 +233,85 @@ def test_html_file(name: str, page: Any, made: Callable[[str], Path], client: Te
     if isinstance(answer, np.ndarray):
         viewer = by_viewer(made(name), client)
         assert isinstance(viewer, np.ndarray) and same(answer, viewer)
+
+
+@pytest.mark.slow
+def test_the_page_is_accessible_and_fits(page: Any, made: Callable[[str], Path]) -> None:
+    page.evaluate(
+        """() => {
+          window.said = [];
+          const status = document.getElementById("status");
+          const hear = new MutationObserver(() => said.push(status.textContent));
+          hear.observe(status, { childList: true });
+        }"""
+    )
+    assert isinstance(by_page(made("T1 on FLAIR's voxels"), page), np.ndarray)
+    said = page.evaluate("said")
+    assert any(re.match(r"Segmented (\d+) of \1 slices", text) for text in said)
+    assert re.match(r"Threshold 0.60: [\d,]+ voxels · [\d.]+ ml", said[-1])
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 860})
+            page.wait_for_timeout(300)
+            assert accessibility_faults(page) == []
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert page.evaluate(CUT_OFF) == []
+    seen = focused_by_tab(page, 20)
+    names = {"sequence", "view", "canvas", "slice", "threshold", "show-prediction", "save-nifti"}
+    assert names | {"files"} <= set(seen) and all(seen[name] for name in names)
+    assert not page.get_by_text("TIFF: on the slices").is_visible()
+    page.locator("#files").set_input_files([str(path) for path in files_of(made("two FLAIRs"))])
+    page.locator("#roles[open]").wait_for()
+    assert accessibility_faults(page) == []
+    page.keyboard.press("Escape")
+    page.locator("#roles[open]").wait_for(state="detached")
+    assert isinstance(by_page(made("a picture"), page), str)
+    assert accessibility_faults(page) == []
+
+
+# On a graphics card
+
+CARD = "Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { get: () => false });"
+CHANGED = """
+const post = Worker.prototype.postMessage;
+Worker.prototype.postMessage = function (message, transfer) {
+  if (message.run?.by === "webgpu") (%s)(message.run);
+  return post.call(this, message, transfer);
+};"""
+CARDS = {
+    "as it is": ("webgpu", CARD),
+    "a wrong answer": ("wasm", CARD + CHANGED % "(run) => (run.scale = run.scale.map(() => 1))"),
+    "a failure": ("wasm", CARD + CHANGED % "(run) => run.dims[1] = 2"),
+    "only played by the processor": ("wasm", ""),
+}
+
+
+@pytest.fixture(scope="module")
+def with_card(browser: Any) -> Iterator[Any]:
+    found = browser.browser_type.launch(executable_path=CHROMIUM, args=WEBGPU)
+    yield found
+    found.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CARDS)
+def test_a_graphics_card_is_used_where_it_gives_the_same(
+    kind: str,
+    with_card: Any,
+    page_file: Path,
+    sided: dict[str, Path],
+    client: TestClient,
+    tmp_path: Path,
+) -> None:
+    engine, script = CARDS[kind]
+    nib.save(nib.load(sided["left"] / "flair.nii").slicer[..., 3:5], tmp_path / "flair.nii")
+    with opened(with_card, page_file, script) as page:
+        answer = by_page(tmp_path, page)
+        assert page.evaluate("document.documentElement.dataset.engine") == engine
+    viewer = by_viewer(tmp_path, client)
+    assert isinstance(answer, np.ndarray) and isinstance(viewer, np.ndarray)
+    assert np.count_nonzero(viewer) > 100 and same(answer, viewer)
 
 
 # Left and right

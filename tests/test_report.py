@@ -169,6 +169,26 @@ def soup(page: Path) -> BeautifulSoup:
     return BeautifulSoup(page.read_text(), "html.parser")
 
 
+def test_the_html_file_is_described_by_its_measurement(loaded: dict[str, Any]) -> None:
+    without = {key: value for key, value in loaded["results"].items() if key != "html_file"}
+    text = document.render("report.md", {**loaded, "results": without})
+    assert "Its size and times were not measured." in text
+    patient = {"slices": 40, "seconds": 12.3, "python_seconds": 6.5, "different_share": 2e-5}
+    measured = {
+        "megabytes": 19.3,
+        "start_seconds": 0.42,
+        "engine": "wasm",
+        "machine": {"cores": 2},
+        "requests_beyond_the_file": [],
+        "patients": [patient, {**patient, "different_share": 0.0}],
+    }
+    results = {**without, "html_file": measured}
+    text = document.render("report.md", {**loaded, "results": results})
+    text = " ".join(text.split())
+    assert "19.3 MB and opened in 0.4 seconds" in text and "By WebAssembly" in text
+    assert "asked for nothing beyond itself" in text and "at most 0.002" in text
+
+
 def test_the_page_is_one_file(soup: BeautifulSoup) -> None:
     assert not soup.find_all(["script", "iframe", "link", "object", "embed"])
     assert all(image["src"].startswith("data:image/") for image in soup.find_all("img"))
@@ -337,12 +357,14 @@ def built_site(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site around the report."""
     build.build_notebooks(page.parent / "notebooks")
     out = tmp_path_factory.mktemp("site") / "site"
-    site.build(out, page.parent)
+    tool = out.with_name("tool")
+    tool.write_text("<html>the model")
+    site.build(out, page.parent, tool)
     return out
 
 
 def test_the_site_has_one_navigation_and_needs_no_network(built_site: Path) -> None:
-    found = sorted(built_site.rglob("*.html"))
+    found = sorted(set(built_site.rglob("*.html")) - {built_site / site.TOOL})
     assert {"index.html", "report.html", "README.html", "leaderboard.html"} <= {
         p.name for p in found
     }
@@ -350,9 +372,30 @@ def test_the_site_has_one_navigation_and_needs_no_network(built_site: Path) -> N
         text = path.read_text()
         soup = BeautifulSoup(text, "html.parser")
         links = [link["href"] for link in soup.find("header", class_="site").find_all("a")]
-        assert len(links) == len(site.NAVIGATION)
+        assert len(links) == len(site.NAVIGATION) + 1
         assert not soup.find_all(["script", "iframe", "link"])
         assert not re.search(r'src="http|url\(http', text)
+
+
+def test_the_report_links_to_the_page_to_try(built_site: Path, page: Path, tmp_path: Path) -> None:
+    report = BeautifulSoup((built_site / "report.html").read_text(), "html.parser")
+    links = [link["href"] for link in report.find_all("a", string=re.compile("(?i)try it here"))]
+    assert links == [site.TOOL] * 2
+    assert (built_site / site.TOOL).read_text() == "<html>the model"
+    site.build(tmp_path / "site", page.parent)
+    without = (tmp_path / "site" / "report.html").read_text()
+    assert "try it here" not in without.lower() and not (tmp_path / "site" / site.TOOL).exists()
+
+
+def test_without_npm_the_site_is_built_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> Path:
+        raise DataError("onnxruntime-web", "no npm to fetch it with", "npm", "Install Node.js.")
+
+    monkeypatch.setattr(site, "export_html", refuse)
+    assert site.make_tool(tmp_path) is None
+    assert "no page to try the model on. onnxruntime-web: found no npm" in capsys.readouterr().out
 
 
 def test_a_broken_link_fails_the_site(tmp_path: Path) -> None:

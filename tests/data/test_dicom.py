@@ -184,6 +184,8 @@ REFUSED: dict[str, tuple[Names, str]] = {
         "10.00 mm between slices 5 and 6; expected 5.00 mm",
     ),
     "no place": ({"ImagePositionPatient": None}, "found no ImagePositionPatient"),
+    "a place that is none": ({"PixelSpacing": [1, 1, 1]}, "found no PixelSpacing that can be"),
+    "a scale that is none": ({"RescaleSlope": [1, 2]}, "found no RescaleSlope that can be read"),
     "cut pixels": ({"PixelData": b"\0" * 100}, "pixels that cannot be decoded"),
 }
 

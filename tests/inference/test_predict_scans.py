@@ -199,6 +199,26 @@ def test_nothing_of_the_patient_gets_out(
     assert BytesIO(mask.read_bytes()).read(2) == b"\x1f\x8b"
 
 
+def test_headers_that_dicom_seg_cannot_take_cost_no_mask_and_tell_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    birth, secret = Tag("PatientBirthDate"), b"1970-01-01"
+    for path in (write_study(tmp_path / "study") / "Doe Jane").rglob("IM*"):
+        dataset = pydicom.dcmread(path)
+        dataset._dict[birth] = RawDataElement(birth, "DA", 10, secret, 0, False, True)
+        dataset.save_as(path)
+    monkeypatch.setattr(Segmenter, "load", lambda *_: SEGMENTER)
+    assert cli.main(["predict", "model", str(tmp_path / "study"), str(tmp_path / "out")]) == 0
+    said = "".join(capfd.readouterr())
+    assert "DICOM-SEG: found images that DICOM-SEG cannot refer to" in said
+    assert secret.decode() not in said and "Warning" not in said
+    assert [path.name[-12:] for path in (tmp_path / "out").glob("study-*")] == ["_mask.nii.gz"]
+
+
 def test_several_studies_are_several_patients(tmp_path: Path) -> None:
     pytest.importorskip("highdicom")
     from dicom_files import write_series

@@ -169,7 +169,7 @@ def test_a_package_of_other_content_is_refused(
             for name in runtime.CHECKSUMS:
                 (tmp_path / name).write_bytes(b"other")
                 archive.add(tmp_path / name, f"package/dist/{name}")
-    found = "another ort.wasm.min.js" if kind == "another version" else "no readable package"
+    found = "another ort.webgpu.min.js" if kind == "another version" else "no readable package"
     with pytest.raises(DataError, match=found):
         runtime.runtime_files()
 

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 from tools import need
 
+from lggseg.utils.files import private_folder
+from lggseg.utils.paths import cache_root
+
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+# A graphics card that the processor plays.
+WEBGPU = [*ARGUMENTS, "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+AXE = "axe-core", "4.14.1", "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+# What Chromium says where it has no WebGPU.
+NO_ADAPTER = "warning: No available adapters."
+# Choices whose words do not fit into their frame.
+CUT_OFF = """[...document.querySelectorAll(".choice")].filter(
+  (one) => one.scrollWidth > one.clientWidth).map(({ id }) => id)"""
+_FAULTS = """axe.run().then(({ violations }) => violations.map(
+  ({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target).join(" ")}`))"""
+_FOCUS = """() => {
+  const at = document.activeElement;
+  const drawn = at.matches(".choice input") ? at.nextElementSibling
+    : at.id === "files" ? at.closest("label") : at;
+  return [at.id || at.name, getComputedStyle(drawn).outlineStyle];
+}"""
 
 
 @contextmanager
@@ -24,3 +47,37 @@ def launched() -> Iterator[Any]:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield found
         found.close()
+
+
+def accessibility_faults(page: Any) -> list[str]:
+    """What axe-core finds on a page as it is shown: names of controls, contrast, language, order
+    of headings and more of WCAG 2.2; skips the test where npm cannot fetch it."""
+    page.evaluate(_axe())
+    return list(page.evaluate(_FAULTS))
+
+
+def focused_by_tab(page: Any, presses: int) -> dict[str, bool]:
+    """The controls that the key Tab reaches, and whether each shows that it has the focus."""
+    seen = {}
+    for _ in range(presses):
+        page.keyboard.press("Tab")
+        name, style = page.evaluate(_FOCUS)
+        seen[name] = style != "none"
+    return seen
+
+
+@lru_cache(None)
+def _axe() -> str:
+    name, version, checksum = AXE
+    folder = cache_root()
+    private_folder(folder)
+    package = folder / f"{name}-{version}.tgz"
+    if not package.is_file() and (npm := shutil.which("npm")):
+        command = [npm, "pack", "--silent", f"{name}@{version}"]
+        subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    need("axe-core", package.is_file())
+    with tarfile.open(package) as archive:
+        member = archive.extractfile("package/axe.min.js")
+        content = member.read() if member else b""
+    assert sha256(content).hexdigest() == checksum
+    return content.decode()

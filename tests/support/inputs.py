@@ -220,6 +220,11 @@ INPUTS: dict[str, Input] = {
     "a picture": Input(
         picture, ".png; expected", "'flair.png'", "found a PNG picture", folder=True
     ),
+    "MetaImage": Input(
+        raw("flair.mha", lambda: b"ObjectType = Image\nNDims = 3\n"),
+        "ReadImage(",
+        folder=True,
+    ),
     "Kaggle's slices": Input(slices, folder=True),
     "one TIFF of all slices": Input(pages, folder=False),
     "slices with a gap": Input(

@@ -7,8 +7,10 @@ named by their number and description, patients by a pseudonym (:func:`pseudonym
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +61,7 @@ class Series:
     @property
     def number(self) -> int | None:
         """SeriesNumber."""
-        value = self.header.get("SeriesNumber")
+        value = number(self.header, "SeriesNumber")
         return int(value) if value is not None else None
 
     def __str__(self) -> str:
@@ -67,8 +69,26 @@ class Series:
         return printable(f"series {self.number}" + (f" “{text}”" if text else ""))
 
 
+def numbers(header: Dataset, name: str) -> list[float]:
+    """The numbers of a field; none where one of them cannot be read."""
+    value = header.get(name)
+    values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    try:
+        found = [float(one) for one in values]
+    except (TypeError, ValueError):
+        return []
+    return found if all(map(math.isfinite, found)) else []
+
+
+def number(header: Dataset, name: str) -> float | None:
+    """The number of a field, of several the first; none where it cannot be read."""
+    return next(iter(numbers(header, name)), None)
+
+
 def pydicom() -> Any:
-    """The package pydicom. Raises ``DataError`` where it is missing."""
+    """The package pydicom, whose warnings are silenced since they repeat what a header holds.
+    Raises ``DataError`` where it is missing."""
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
     try:
         import pydicom
     except ImportError:
@@ -188,7 +208,7 @@ def _rank(series: Series) -> tuple[bool, bool, int, int]:
     """The better of two series of one sequence is original, axial, has more slices, came first."""
     header = series.header
     derived = "DERIVED" in _image_type(header)
-    axes = [abs(float(value)) for value in header.get("ImageOrientationPatient") or [0] * 6]
+    axes = [abs(value) for value in numbers(header, "ImageOrientationPatient")]
     axial = axes[0] > 0.8 and axes[4] > 0.8 if len(axes) == 6 else False
     return derived, not axial, -len(series.sources), series.number or 0
 
@@ -205,7 +225,7 @@ def _judge(series: Series) -> tuple[str, str]:
         return "", f"modality {header.get('Modality', 'unknown')}, not MR"
     if kinds := _NO_SCAN & _image_type(header):
         return "", f"image type {min(kinds)}"
-    multiframe = int(header.get("NumberOfFrames") or 1) > 1
+    multiframe = (number(header, "NumberOfFrames") or 1) > 1
     if not multiframe and len(series.sources) < FEWEST:
         return "", f"{len(series.sources)} slices"
     for name in ("SeriesDescription", "ProtocolName"):
@@ -219,8 +239,8 @@ def _judge(series: Series) -> tuple[str, str]:
 
 def _by_times(header: Dataset) -> tuple[str, str]:
     """FLAIR or T1 by inversion and echo time, where the names tell nothing."""
-    inversion, echo = (float(header.get(n) or 0) for n in ("InversionTime", "EchoTime"))
-    repetition = float(header.get("RepetitionTime") or 0)
+    names = ("InversionTime", "EchoTime", "RepetitionTime")
+    inversion, echo, repetition = (number(header, name) or 0.0 for name in names)
     times = f"TI {inversion:g} ms, TE {echo:g} ms, TR {repetition:g} ms"
     if inversion >= _INVERSION and echo >= _LONG_ECHO:
         return CHANNELS[FLAIR], times

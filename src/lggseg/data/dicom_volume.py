@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.fileholders import FileHolder
 
-from lggseg.data.dicom import FEWEST, MR, Series, Source, pydicom
+from lggseg.data.dicom import FEWEST, MR, Series, Source, number, numbers, pydicom
 from lggseg.data.nifti import MAX_SLICES, MAX_VOXELS, Scan, check_header, volume_of
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
 from lggseg.utils.errors import DataError
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 _AGAIN = "Export or copy the series again."
 _CONVERT = "Convert the series to NIfTI by dcm2niix, and give that."
+# What says where a slice lies, and how many numbers of each.
+_PLACE = {
+    "Rows": 1,
+    "Columns": 1,
+    "PixelSpacing": 2,
+    "ImageOrientationPatient": 6,
+    "ImagePositionPatient": 3,
+}
+_SCALE = "RescaleSlope", "RescaleIntercept"
 # What must be the same in all slices, and to what tolerance.
 _SAME = {"Rows": 0, "Columns": 0, "PixelSpacing": 1e-3, "ImageOrientationPatient": 1e-3}
 # The share by which distances between slices may differ.
@@ -119,22 +128,25 @@ def _check_kind(label: str, dataset: Dataset) -> None:
     if dataset.get("Modality") != "MR":
         found = f"modality {dataset.get('Modality', 'unknown')}"
         raise DataError(label, found, "MR", action)
-    if int(dataset.get("NumberOfFrames") or 1) > 1 or str(dataset.get("SOPClassUID")) != MR:
+    frames = number(dataset, "NumberOfFrames") or 1
+    if frames > 1 or str(dataset.get("SOPClassUID")) != MR:
         kind = getattr(dataset.get("SOPClassUID"), "name", "an unknown kind of image")
-        found = f"{kind}, {int(dataset.get('NumberOfFrames') or 1)} frames in one file"
+        found = f"{kind}, {frames:g} frames in one file"
         raise DataError(label, found, "MR Image Storage, one slice per file", _CONVERT)
     if str(dataset.get("BurnedInAnnotation", "NO")).upper() == "YES":
         expected = "pixels that show nothing but the patient"
         raise DataError(label, "text burned into the images", expected, action)
-    if int(dataset.get("SamplesPerPixel") or 1) != 1 or str(
+    if (number(dataset, "SamplesPerPixel") or 1) != 1 or str(
         dataset.get("PhotometricInterpretation")
     ) not in ("MONOCHROME2", "MONOCHROME1"):
         found = f"{dataset.get('PhotometricInterpretation', 'unknown')} pixels"
         raise DataError(label, found, "grey levels", action)
-    needed = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
-    if missing := [name for name in needed if dataset.get(name) in (None, "", [])]:
-        found = f"no {' and no '.join(missing)}"
-        raise DataError(label, found, "the place of each slice in the scanner", _CONVERT)
+    scaled = [name for name in _SCALE if dataset.get(name) not in (None, "")]
+    wanted = {**_PLACE, **dict.fromkeys(scaled, 1)}
+    if missing := [name for name, size in wanted.items() if len(numbers(dataset, name)) != size]:
+        found = f"no {' and no '.join(missing)} that can be read"
+        expected = "the place of each slice in the scanner, and its scale"
+        raise DataError(label, found, expected, _CONVERT)
     if "PixelData" not in dataset:
         raise DataError(label, "a file without pixels", "an image", _AGAIN)
 
@@ -167,8 +179,8 @@ def _pixels(label: str, dataset: Dataset) -> np.ndarray:
         raise DataError(label, found, "an image", action) from error
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         stored = stored.max() - stored
-    slope, intercept = (dataset.get(name) for name in ("RescaleSlope", "RescaleIntercept"))
-    return stored * np.float32(slope if slope is not None else 1) + np.float32(intercept or 0)
+    slope, intercept = (number(dataset, name) for name in _SCALE)
+    return stored * np.float32(1 if slope is None else slope) + np.float32(intercept or 0)
 
 
 def _normal(dataset: Dataset) -> np.ndarray:

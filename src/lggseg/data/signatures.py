@@ -17,6 +17,7 @@ _SIGNATURES = (
     (b"\x93NUMPY", "an npy file"),
     (b"%PDF", "a PDF file"),
     (b"NRRD", "an NRRD file"),
+    (b"ObjectType", "a MetaImage file"),
     (b"version https://git-lfs", "a pointer of Git LFS instead of the file itself"),
     (b"II*\0", "a TIFF file"),
     (b"MM\0*", "a TIFF file"),

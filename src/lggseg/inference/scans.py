@@ -123,6 +123,7 @@ def predict_dicom(
     Writes ``<study>_mask.nii.gz`` and ``<study>_seg.dcm`` (DICOM-SEG) each, and one table as
     :func:`predict_scans` does, whose notes say which series was taken for what. A study is called
     by a pseudonym that tells nothing of the patient; ``name``: by this, where there is one study.
+    Where the images' headers are too incomplete for DICOM-SEG, a note says so instead.
     numbers: series to take, by the names in ``CHANNELS``. Raises what :func:`predict_scans` raises.
     """
     if Path(data).is_file():
@@ -180,11 +181,15 @@ def _write(
     voxels = int(np.count_nonzero(mask.dataobj))
     facts: dict[str, Any] = {**describe(prediction, None), "tumour_voxels": voxels}
     facts |= {"tumour_ml": round(voxels * scan.voxel_ml, 3), "missing": ", ".join(scan.missing)}
+    notes = list(scan.notes)
     if loaded.slices:
-        content = segmentation(mask, loaded.slices, segmenter.fingerprint)
-        written.outputs.write(_SEG.format(name), content)
+        try:
+            content = segmentation(mask, loaded.slices, segmenter.fingerprint)
+            written.outputs.write(_SEG.format(name), content)
+        except DataError as error:
+            notes.append(str(error))
     if reports:
         page = patient_report(segmenter, name, loaded.volume, scan, prediction)
         written.outputs.write(_REPORT.format(name), page.encode())
     content = gzip.compress(mask.to_bytes(), compresslevel=6, mtime=0)
-    written.add(name, _MASK.format(name), content, {**facts, "notes": " ".join(scan.notes)})
+    written.add(name, _MASK.format(name), content, {**facts, "notes": " ".join(notes)})

@@ -73,7 +73,9 @@ def _escape(letter: str) -> str:
 # For scans that are neither TIFF nor NIfTI.
 CONVERT = (
     "`lggseg predict` takes the folder of a DICOM study, and dcm2niix makes NIfTI of it; 3D Slicer "
-    "of other scans (NRRD, MINC, MetaImage). Pictures (PNG, JPEG) must be saved as TIFF."
+    "of other scans (NRRD, MINC, MetaImage), or SimpleITK in Python: "
+    "`WriteImage(ReadImage('scan.mha'), 'scan.nii.gz')`. Pictures (PNG, JPEG) must be saved as "
+    "TIFF."
 )
 
 

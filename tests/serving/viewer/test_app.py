@@ -24,6 +24,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from browsers import CUT_OFF, accessibility_faults, focused_by_tab
 from fastapi.testclient import TestClient
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
@@ -454,23 +455,21 @@ def test_keys_on_the_image(opened: Callable[..., Any], expected: dict[str, Any])
 
 
 def test_every_control_is_reached_by_tab_and_shows_it(opened: Callable[..., Any]) -> None:
-    page, seen = opened(), []
-    for _ in range(25):
-        page.keyboard.press("Tab")
-        seen.append(
-            page.evaluate(
-                """() => {
-                  const at = document.activeElement;
-                  const drawn = at.matches(".choice input") ? at.nextElementSibling
-                    : at.id === "files" ? at.closest("label") : at;
-                  return [at.id || at.name, getComputedStyle(drawn).outlineStyle];
-                }"""
-            )
-        )
+    seen = focused_by_tab(opened(), 25)
     names = {"sequence", "canvas", "slice", "patient", "next", "threshold", "show-prediction"}
     names |= {"show-truth", "save-tiff", "save-nifti", "files"}
-    assert names <= {name for name, _ in seen}
-    assert all(style != "none" for name, style in seen if name in names)
+    assert names <= set(seen) and all(seen[name] for name in names)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_accessible(opened: Callable[..., Any], scheme: str) -> None:
+    page = opened(color_scheme=scheme)
+    assert accessibility_faults(page) == []
+    assert re.match(r"Threshold 0.60: .* voxels", page.locator("#status").inner_text())
+    page.set_viewport_size({"width": 390, "height": 844})
+    drop(page, {"broken.tif": b"II*\0hello"})
+    page.get_by_role("alert").wait_for()
+    assert accessibility_faults(page) == []
 
 
 def test_both_masks_are_saved_at_the_threshold_shown(
@@ -624,6 +623,7 @@ def test_a_phone_shows_all_without_scrolling_sideways(
     page.set_viewport_size({"width": 375, "height": 740})
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") == 375
+    assert page.evaluate(CUT_OFF) == []
     for control in ("#canvas", "#slice", "#patient", "#threshold", "#save-nifti", "#drop"):
         box = page.locator(control).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 375 and box["height"] >= 28

@@ -1,6 +1,7 @@
 """ONNX Runtime Web, which the HTML file embeds: fetched once by npm, compared with its checksums.
 
-14 MB of WebAssembly are too much to commit. NiiVue, which is smaller, lies beside the viewer.
+27 MB of WebAssembly are too much to commit. NiiVue, which is smaller, lies beside the viewer. Of
+the package's builds this one runs on WebGPU as well as on the processor.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from lggseg.utils.paths import cache_root
 
 VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web-{VERSION}.tgz"
-_LOADER = "ort-wasm-simd-threaded"
+_LOADER = "ort-wasm-simd-threaded.asyncify"
 CHECKSUMS = {
-    "ort.wasm.min.js": "faece07e84faa9001f5104bbe4e5c70861d06cb2376a0dea1fa0ad33a67adc81",
-    f"{_LOADER}.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
-    f"{_LOADER}.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+    "ort.webgpu.min.js": "7d65dad7eb4564ad98db9924a259af2e2c68ebfbdbf254fa5d728f1c5736e07a",
+    f"{_LOADER}.mjs": "3d1c85995364bb643302fc6fd877a0c3ba5ae72401815e0f24828a53d9191e28",
+    f"{_LOADER}.wasm": "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
 }
 LICENCE = f"""\
 ONNX Runtime Web {VERSION}, Copyright (c) Microsoft Corporation. MIT License.

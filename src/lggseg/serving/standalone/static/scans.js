@@ -12,7 +12,7 @@ const TYPES = {
 const KINDS = [
   ["PK\x03\x04", "a zip archive"], ["\x89PNG", "a PNG picture"], ["\xff\xd8\xff", "a JPEG picture"],
   ["II*\0", "a TIFF file"], ["MM\0*", "a TIFF file"], ["\x89HDF", "an HDF5 file"],
-  ["NRRD", "an NRRD file"], ["%PDF", "a PDF file"], ["<", "a page of HTML or XML"],
+  ["NRRD", "an NRRD file"], ["ObjectType", "a MetaImage file"], ["%PDF", "a PDF file"], ["<", "a page of HTML or XML"],
   ["\x93NUMPY", "an npy file"],
 ];
 
@@ -30,7 +30,7 @@ const text = (bytes, from, to) => String.fromCharCode(...bytes.subarray(from, to
 export function kindOf(bytes) {
   if (!bytes.length) return "an empty file";
   if (text(bytes, 128, 132) === "DICM") return "a DICOM file";
-  const start = text(bytes, 0, 8);
+  const start = text(bytes, 0, 12);
   return KINDS.find(([first]) => start.startsWith(first))?.[1] ?? "an unknown kind of file";
 }
 

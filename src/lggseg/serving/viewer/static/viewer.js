@@ -42,6 +42,7 @@ function complain(error) {
 function wait(text) {
   $("waiting").textContent = text;
   $("waiting").hidden = !text;
+  if (text) say(text);
 }
 
 // A case
@@ -69,6 +70,7 @@ async function show(name, facts) {
   showFacts();
   showPrediction(answer);
   setSlice(startSlice());
+  sayPrediction();
   if (answer.level !== threshold()) judge();
 }
 
@@ -104,8 +106,9 @@ function showFacts() {
   const notes = [...missing, ...facts.notes];
   $("note").hidden = !notes.length;
   $("note").textContent = notes.join("\n");
+  const tiff = maskLink(name, "tif", threshold());
   $("units").textContent = facts.spacing
-    ? "NIfTI: on the voxels of your FLAIR. TIFF: on the slices shown here."
+    ? `NIfTI: on the voxels of your FLAIR.${tiff ? " TIFF: on the slices shown here." : ""}`
     : "The distance between slices is not known, so NIfTI gets voxels of 1 × 1 × 1.";
   showPatient(name);
 }
@@ -286,7 +289,9 @@ async function take(files) {
   complain(null);
   wait("Reading and segmenting your files …");
   try {
-    const { case: name } = await send(entries);
+    const { case: name } = await send(entries, (done, all) => {
+      if (mine === chosen) wait(`Segmented ${done} of ${all} slices …`);
+    });
     $("patient").add(new Option(`${entries[0].file.name} (yours)`, name));
     if (mine === chosen) await open(name);
   } catch (error) {
