@@ -36,8 +36,14 @@ def _bland_altman(axes: Axes, true: pd.Series, predicted: pd.Series, form: str) 
     for name, style in (("bias", "solid"), ("lower", "dashed"), ("upper", "dashed")):
         if np.isfinite(agreed[name]):
             axes.axhline(agreed[name], color=RED, linestyle=style)
-            text, look = f"{agreed[name]:{form}}", {"textcoords": "offset points", "va": "center"}
-            axes.annotate(text, (1, agreed[name]), (5, 0), ("axes fraction", "data"), **look)
+            axes.annotate(
+                f"{agreed[name]:{form}}",
+                (1, agreed[name]),
+                (5, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+            )
 
 
 def margins(cohort: Cohort, patients: Sequence[str]) -> Figure:

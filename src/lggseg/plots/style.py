@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -97,7 +98,11 @@ def _cell(value: object) -> str:
     """Three decimals, or none from a thousand on; a sign is not parted from its number."""
     if not isinstance(value, float | np.floating):
         return str(value).replace("< ", "<\u00a0")
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+    return f"{value:,.0f}" if abs(float(value)) >= 1000 else f"{value:.3f}"
+
+
+def _probability(value: Any) -> str:
+    return "&lt;0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def table(cohort: Cohort, frame: pd.DataFrame, caption: str) -> Styler:
@@ -110,7 +115,7 @@ def table(cohort: Cohort, frame: pd.DataFrame, caption: str) -> Styler:
     tested = [column for column in numbers if re.fullmatch("p(_[a-z]+)?", str(column))]
     style = frame.style.format(_cell, na_rep="–")
     style = style.format("{:,.0f}", subset=whole, na_rep="–")
-    style = style.format(lambda p: "&lt;0.001" if p < 0.001 else f"{p:.3f}", tested, na_rep="–")
+    style = style.format(_probability, subset=tested, na_rep="–")
     for axis in (0, 1):
         style = style.format_index(title, axis=axis)
     return style.set_caption(caption + mark_of(cohort)).set_uuid(name)
