@@ -129,6 +129,8 @@ def body(notebook: NotebookNode) -> str:
     )
     # So that the keyboard can scroll what is wide.
     text = re.sub(r'<(pre(?=>)|div(?= class="output_html))', r'<\1 tabindex="0"', text)
+    # So that a sentence in a wide table is not squeezed into a column of single words.
+    text = re.sub(r'<td class="data (?=[^>]*>[^<]{25})', '<td class="data long ', text)
     return linked(text)
 
 

@@ -557,6 +557,28 @@ def test_pages_of_snapshots(executed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SNAPSHOTS, reason="no snapshots yet: make notebooks")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_notebook_in_a_browser(browser: Any, tmp_path: Path, width: int) -> None:
+    """On a dark page pictures are dimmed; on a narrow one they scroll instead of shrinking, so that
+    their text stays legible; on a wide one no formula is cut off."""
+    shutil.copy(ROOT / "report" / "notebooks" / "01_explore_data.ipynb", tmp_path)
+    (_, title, body), *_ = snapshots.pages(tmp_path)
+    build.write(tmp_path / "01.html", pages.page(title, body, style=snapshots.highlighting()))
+    viewport = {"width": width, "height": 800}
+    tab = browser.new_page(viewport=viewport, color_scheme="dark")
+    tab.goto((tmp_path / "01.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    looks = tab.evaluate(
+        "[...document.images].map(i => [getComputedStyle(i).filter, i.width / i.naturalWidth])"
+    )
+    assert looks and all(dimmed == "brightness(0.8)" for dimmed, _ in looks)
+    assert min(scale for _, scale in looks) > (0.99 if width < 640 else 0.9)
+    cut = "[...document.querySelectorAll('.formula')].filter(f => f.scrollWidth > f.clientWidth)"
+    assert width < 640 or tab.evaluate(f"{cut}.length") == 0
+    tab.close()
+
+
+@pytest.mark.skipif(not SNAPSHOTS, reason="no snapshots yet: make notebooks")
 def test_snapshots_are_those_of_the_notebooks() -> None:
     names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert {path.name for path in SNAPSHOTS} == names

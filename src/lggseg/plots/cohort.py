@@ -84,9 +84,8 @@ def sizes(cohort: Cohort) -> Figure:
     ]
     for axis, values, label in zip(axes, data, labels, strict=True):
         axis.hist(values, bins=20, color=BLUE)
-        axis.axvline(values.median(), color=RED, label=f"median {values.median():.3g}")
-        axis.set(xlabel=label)
-        axis.legend()
+        axis.axvline(values.median(), color=RED)
+        axis.set(xlabel=label, title=f"line: median {values.median():.3g}")
     axes[0].set_ylabel("patients")
     axes[1].set_ylabel("patients")
     axes[2].set_ylabel("slices")
@@ -135,8 +134,10 @@ def split_balance(cohort: Cohort, split: pd.DataFrame) -> Figure:
     counts = pd.crosstab(subset, split["institution"])
     bottom = np.zeros(len(counts))
     colours = [BLUE, ORANGE, GREEN, RED, GREY]
-    for position, code in enumerate(counts):
-        colour = colours[position % len(colours)]
+    # The same colour for an institution in every figure, also where another one is missing.
+    order = list(dict.fromkeys(["CS", "DU", "EZ", "FG", "HT", *counts]))
+    for code in counts:
+        colour = colours[order.index(code) % len(colours)]
         axes[0].bar(counts.index, counts[code], bottom=bottom, label=code, color=colour)
         bottom += counts[code].to_numpy()
     axes[0].set(ylabel="patients", ylim=(0, bottom.max() * 1.35))

@@ -89,7 +89,7 @@ def rank_stability(cohort: Cohort, shares: pd.DataFrame) -> Figure:
     axes[0].imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(shares.shape):
         share = shares.to_numpy()[row, column]
-        colour = "white" if share > 0.5 else "black"
+        colour = "white" if share > 0.6 else "black"
         axes[0].text(column, row, f"{share:.0%}", ha="center", va="center", color=colour)
     axes[0].set_xticks(range(shares.shape[1]), [str(rank) for rank in shares])
     axes[0].set_yticks(range(len(shares)), [title(name) for name in shares.index])

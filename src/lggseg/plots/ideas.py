@@ -89,10 +89,9 @@ def schedule(rates: Sequence[float]) -> Figure:
     figure, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
     axes.plot(range(1, len(rates) + 1), rates, color=BLUE)
     peak = int(np.argmax(rates))
-    axes.annotate(
-        f"peak {rates[peak]:g}", (peak + 1, rates[peak]), (8, -2), textcoords="offset points"
-    )
-    axes.margins(y=0.15)
+    place = (peak + 1, rates[peak])
+    axes.annotate(f"peak {rates[peak]:g}", place, (0, 4), textcoords="offset points", ha="center")
+    axes.margins(y=0.2)
     axes.set(xlabel="step", ylabel="learning rate", title="One cycle: warm up, then cool down")
     plt.close(figure)
     return figure
@@ -100,7 +99,7 @@ def schedule(rates: Sequence[float]) -> Figure:
 
 def batch_times(cohort: Cohort, rates: Mapping[str, float]) -> Figure:
     """Slices per second of several ways to make a batch."""
-    figure, axes = new_figure(cohort, "Who waits for whom?", (8, 0.5 * len(rates) + 1.3))
+    figure, axes = new_figure(cohort, "How fast batches are made", (8, 0.5 * len(rates) + 1.3))
     bars = axes[0].barh(
         list(rates), list(rates.values()), color=[ORANGE, GREY, BLUE][-len(rates) :]
     )
@@ -111,8 +110,8 @@ def batch_times(cohort: Cohort, rates: Mapping[str, float]) -> Figure:
 
 
 def surrogate(grid: np.ndarray, tried: pd.DataFrame, good: np.ndarray, rest: np.ndarray) -> Figure:
-    """What a tree-structured Parzen estimator thinks: the scores so far, the densities of good and
-    of other settings, and their ratio, whose maximum is tried next.
+    """What a tree-structured Parzen estimator computes: the scores so far, the densities of good
+    and of other settings, and their ratio, whose maximum is tried next.
 
     Args:
         grid: Settings ``(points,)``.
@@ -133,7 +132,7 @@ def surrogate(grid: np.ndarray, tried: pd.DataFrame, good: np.ndarray, rest: np.
         axis.set_ylabel(name)
         axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     axes[2].set_xlabel("setting (log10 of the learning rate)")
-    figure.suptitle("How a Bayesian search thinks (a toy)", fontsize=12)
+    figure.suptitle("How a Bayesian search works (a toy)", fontsize=12)
     plt.close(figure)
     return figure
 

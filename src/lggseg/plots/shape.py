@@ -36,8 +36,14 @@ def _bland_altman(axes: Axes, true: pd.Series, predicted: pd.Series, form: str) 
     for name, style in (("bias", "solid"), ("lower", "dashed"), ("upper", "dashed")):
         if np.isfinite(agreed[name]):
             axes.axhline(agreed[name], color=RED, linestyle=style)
-            position, text = (1.01, agreed[name]), f"{agreed[name]:{form}}"
-            axes.annotate(text, position, xycoords=("axes fraction", "data"), va="center")
+            axes.annotate(
+                f"{agreed[name]:{form}}",
+                (1, agreed[name]),
+                (5, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+            )
 
 
 def margins(cohort: Cohort, patients: Sequence[str]) -> Figure:
@@ -47,6 +53,7 @@ def margins(cohort: Cohort, patients: Sequence[str]) -> Figure:
     figure, axes = new_figure(cohort, title, (9, 2.6 * rows + 0.4), rows, 2)
     for position, patient in enumerate(patients):
         piece = shape.largest_slice(shape.largest_component(cohort.mask(patient))[0])
+        piece = np.pad(piece, 1)  # so that the outline is not cut off
         points = shape.margin_points(piece)
         radii, _ = shape.margin(points)
         picture, profile = axes[2 * position], axes[2 * position + 1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,6 +42,10 @@ _TITLES = {
     "superiority": "first better (share)",
     "epsilon_squared": "ε²",
     "icc": "ICC",
+    "activation_mib": "activations (MiB)",
+    "model_mib": "model (MiB)",
+    "training_seconds": "training (s)",
+    "inference_ms": "inference (ms)",
 }
 
 # On import, so that what a notebook draws itself looks alike.
@@ -81,24 +86,36 @@ def mark_of(cohort: Cohort) -> str:
 def title(name: object) -> str:
     """A name of a table as a reader would write it; names of patients stay as they are.
 
-    >>> [title(name) for name in ("attention_unet, equal time", "p_holm", "TCGA_CS_4941", 3)]
-    ['Attention U-Net, equal time', 'p (Holm)', 'TCGA_CS_4941', '3']
+    >>> [title(name) for name in ("unet, equal time", "institution: p_holm", "TCGA_CS_4941", 3)]
+    ['U-Net, equal time', 'institution: p (Holm)', 'TCGA_CS_4941', '3']
     """
-    text, comma, rest = str(name).partition(",")
-    if not re.fullmatch("[a-z0-9_]+", text):
-        return str(name)
-    return _TITLES.get(text, text.replace("_", " ")) + comma + rest
+    parts = re.split("(, |: )", str(name))
+    own = re.compile("[a-z0-9_]+").fullmatch
+    return "".join(_TITLES.get(p, p.replace("_", " ")) if own(p) else p for p in parts)
+
+
+def _cell(value: object) -> str:
+    """Three decimals, or none from a thousand on; a sign is not parted from its number."""
+    if not isinstance(value, float | np.floating):
+        return str(value).replace("< ", "<\u00a0")
+    return f"{value:,.0f}" if abs(float(value)) >= 1000 else f"{value:.3f}"
+
+
+def _probability(value: Any) -> str:
+    return "&lt;0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def table(cohort: Cohort, frame: pd.DataFrame, caption: str) -> Styler:
     """A table with a caption that names a simulated cohort; columns of whole numbers have no
-    decimals, even where pandas made floats of them."""
+    decimals, even where pandas made floats of them, and a p below 0.001 is not shown as 0."""
     # A fixed name instead of a random one: the same notebook gives the same output twice.
     name = "".join(letter for letter in caption.lower() if letter.isalnum())
     numbers = frame.infer_objects().select_dtypes("number")
     whole = [column for column in numbers if not (numbers[column].dropna() % 1).any()]
-    style = frame.style.format(precision=3, thousands=",", na_rep="–")
+    tested = [column for column in numbers if re.fullmatch("p(_[a-z]+)?", str(column))]
+    style = frame.style.format(_cell, na_rep="–")
     style = style.format("{:,.0f}", subset=whole, na_rep="–")
+    style = style.format(_probability, subset=tested, na_rep="–")
     for axis in (0, 1):
         style = style.format_index(title, axis=axis)
     return style.set_caption(caption + mark_of(cohort)).set_uuid(name)

@@ -198,5 +198,6 @@ def gain(
     label = f"claimed by the search: {claimed:+.3f}"
     axes[0].axvline(claimed, color=ORANGE, linestyle="dashed", label=label)
     axes[0].set(xlabel="Dice of the winner minus Dice of the start", yticks=[], ylim=(-0.6, 0.6))
+    axes[0].xaxis.set_major_locator(MaxNLocator(5))
     axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
