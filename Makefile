@@ -50,10 +50,10 @@ check: $(BIN)/.dev ## install, then lint and type-check
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
 
-test: check ## the same, and all tests but the slow ones
+test: $(BIN)/.dev ## install, then all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
-test-all: $(BIN)/.aws check ## the same, and all tests that this machine has the tools for
+test-all: $(BIN)/.aws check ## lint, type-check, and all tests that this machine has the tools for
 	$(PYTEST)
 
 test-docker: $(BIN)/.aws ## test the images and SageMaker's local mode in Docker, which it may start

@@ -170,6 +170,7 @@ def test_without_a_confirmed_cost_nothing_is_asked_of_aws(
     assert aws == []
 
 
+@pytest.mark.slow
 def test_a_model_is_registered_with_wandb_too(
     shared_tree: Path,
     cohort: Cohort,

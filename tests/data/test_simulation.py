@@ -308,6 +308,7 @@ def test_number_of_patients_is_checked(tmp_path: Path, patients: int) -> None:
         simulation.make_cohort(tmp_path, patients=patients)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_simulation_that_is_killed(tmp_path: Path) -> None:
     code = "import sys; from lggseg.data.simulation import make_cohort; make_cohort(sys.argv[1])"
     command = [sys.executable, "-c", code, str(tmp_path)]

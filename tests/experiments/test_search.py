@@ -280,6 +280,7 @@ def test_no_completed_trial() -> None:
         search_results.best_config(pd.DataFrame({"state": ["pruned"], "dice": [0.5]}), Config())
 
 
+@pytest.mark.slow
 def test_command_searches_with_two_workers(
     shared_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

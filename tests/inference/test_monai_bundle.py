@@ -140,6 +140,7 @@ def assert_same_masks(model: Path, patients: Path, masks: Path, out: Path) -> No
         assert np.count_nonzero(one != other) <= 0.001 * other.sum()
 
 
+@pytest.mark.slow
 def test_without_this_package_it_gives_the_same_masks(
     bundle: Path, patients: Path, tmp_path: Path
 ) -> None:

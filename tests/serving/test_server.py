@@ -158,6 +158,7 @@ def test_a_head_that_trickles_is_closed(server: tuple[int, subprocess.Popen[byte
                 time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_idle_connections_lock_nobody_out(
     server: tuple[int, subprocess.Popen[bytes]], log: Path
 ) -> None:
@@ -174,6 +175,7 @@ def test_idle_connections_lock_nobody_out(
     assert b"Traceback" not in log.read_bytes()
 
 
+@pytest.mark.slow
 def test_answers_that_nobody_reads_are_given_up(
     server: tuple[int, subprocess.Popen[bytes]], log: Path
 ) -> None:

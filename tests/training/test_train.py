@@ -168,9 +168,8 @@ def test_a_run_of_an_earlier_version_goes_on_under_the_new_names(
     assert folder.rows == [{"epoch": 0, "val/dice_raw": 0.1, "val/dice_raw_median": 0.3}]
 
 
-@pytest.mark.parametrize(
-    "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
     shared_tree: Path, uninterrupted: Path, tmp_path: Path, how: signal.Signals
 ) -> None:

@@ -53,16 +53,18 @@ def segmentation(mask: nib.Nifti1Image, slices: Sequence[Dataset], model: str) -
             omit_empty_frames=bool(frames.any()),
         )
     except Exception as error:  # highdicom raises many kinds for images that lack a field
-        # Of the others the text repeats what a field holds, such as a date of birth.
-        why = (
-            str(error)[:200] if isinstance(error, AttributeError) else "a field has no valid value"
-        )
-        found = f"images that DICOM-SEG cannot refer to ({why})"
+        found = f"images that DICOM-SEG cannot refer to ({_reason(error)})"
         action = "The mask is there in NIfTI; for DICOM-SEG, complete the series' headers."
         raise DataError("DICOM-SEG", found, "complete MR images", action) from error
     file = BytesIO()
     made.save_as(file)
     return file.getvalue()
+
+
+def _reason(error: Exception) -> str:
+    """What may be told of an error: the text of the other kinds repeats what a field holds, such as
+    a date of birth."""
+    return str(error)[:200] if isinstance(error, AttributeError) else "a field has no valid value"
 
 
 def _segment(model: str) -> Any:
