@@ -58,6 +58,7 @@ def test_a_cache_that_is_not_whole_is_found(
         cached.read(tmp_path / "other", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_half_a_run_folder_is_found(cohort: Cohort, tmp_path: Path) -> None:
     stage, whole, other = kills.train_stage(cohort), tmp_path / "whole", tmp_path / "other"
     for folder in (whole, other):

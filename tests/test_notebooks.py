@@ -167,6 +167,7 @@ def test_shapes_are_of_masks_that_no_model_had_seen(executed: Path) -> None:
     assert set(predicted["fold"]) == {-1, 0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAST)
 def test_twice_the_same(executed: Path, name: str, tmp_path: Path) -> None:
     sanitize = tmp_path / "sanitize.cfg"
@@ -177,6 +178,7 @@ def test_twice_the_same(executed: Path, name: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "there", "message"),
     [

@@ -64,6 +64,7 @@ def test_the_segmenter_needs_neither_torch_nor_pandas() -> None:
     assert imported_by("from lggseg.inference import Segmenter", HEAVY | AWS) == set()
 
 
+@pytest.mark.slow
 def test_a_local_run_of_the_notebooks_needs_nothing_of_aws() -> None:
     """Blocked, so that an import which would fail elsewhere fails here."""
     block = f"sys.modules.update(dict.fromkeys({AWS!r}))"

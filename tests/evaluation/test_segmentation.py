@@ -180,6 +180,7 @@ def test_masks_must_be_alike() -> None:
         segmentation.patient_metrics(np.zeros((2, 3), bool), np.zeros((2, 3), bool))
 
 
+@pytest.mark.slow
 def test_no_warning_of_a_library_reaches_the_reader() -> None:
     code = "import numpy as np; from lggseg.evaluation.segmentation import patient_metrics; "
     code += "mask = np.indices((9, 9, 9)).sum(axis=0) < 9; patient_metrics(mask, mask)"

@@ -20,6 +20,7 @@ def test_hidden_modules_count_as_missing_and_come_back() -> None:
     assert importlib.import_module("colorsys").hls_to_rgb(0, 0.5, 0) == (0.5, 0.5, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "without"),
     [

@@ -24,6 +24,7 @@ from lggseg.training import train
 from lggseg.utils.stopping import SIGNALS, Stopped
 
 BOTH = [signal.SIGTERM, signal.SIGINT]
+EITHER = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +98,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step() -> None:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("how", BOTH)
+@pytest.mark.parametrize("how", EITHER)
 @pytest.mark.parametrize("moment", ["setup", "step", "finish"])
 def test_a_stopped_training_says_what_was_saved_and_goes_on_to_the_same_end(
     how: signal.Signals,
@@ -157,7 +158,7 @@ def uninterrupted(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> p
         return final_metrics(train.train(CONFIG, cohort, make_split(cohort), run, progress=False))
 
 
-@pytest.mark.parametrize("how", BOTH)
+@pytest.mark.parametrize("how", EITHER)
 def test_a_trial_that_a_signal_stops_is_replaced(
     how: signal.Signals, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +189,7 @@ def test_an_experiment_is_stopped_too(cohort: Cohort, monkeypatch: pytest.Monkey
             train.validation_dice(CONFIG, cohort, subsets, progress=False)
 
 
-@pytest.mark.parametrize("how", BOTH)
+@pytest.mark.parametrize("how", EITHER)
 def test_a_job_that_is_stopped_is_no_failure_and_no_success(
     how: signal.Signals, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +200,7 @@ def test_a_job_that_is_stopped_is_no_failure_and_no_success(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", BOTH)
+@pytest.mark.parametrize("how", EITHER)
 def test_the_command_ends_with_a_status_and_a_sentence(
     how: signal.Signals, shared_tree: Path, tmp_path: Path
 ) -> None:
