@@ -397,8 +397,8 @@ def collect(
 ) -> dict[str, Any]:
     """A row per candidate, as ``rows``: its config, Dice of the patients of the ``folds`` and of
     ``institutions`` left out (each patient the mean of its seeds), and p of the paired difference
-    to the recipe of as many epochs on the same patients; then a row for each of ``averages``, the
-    mean probability of all seeds of the candidates named (as their folders are)."""
+    to the recipe on the same patients, if possible after as many epochs; then a row for each of
+    ``averages``, the mean logits of all seeds of the candidates named (as their folders are)."""
     tables = {}
     for folder in sorted(path for path in screening.out.iterdir() if path.is_dir()):
         found = [pd.read_csv(p, dtype={"left_out": str}) for p in sorted(folder.glob("*.csv"))]
@@ -413,19 +413,20 @@ def collect(
 def _average(
     screening: Screening, names: Sequence[str], tables: dict[str, pd.DataFrame]
 ) -> dict[str, Any]:
-    """The row of an average, over what all of ``names`` were trained without."""
+    """The row of an average, over what all of ``names`` were trained without most often."""
     folders, found = [screening.out / name for name in names], []
     for who in sorted(set.intersection(*(_left_out_in(folder) for folder in folders))):
         paths = [path for folder in folders for path in folder.glob(f"without {who}, *.npz")]
         rows, told = zip(*(stored(path) for path in sorted(paths)), strict=True)
         assert all((other == rows[0]).all() for other in rows)
-        logits = torch.stack(told).sigmoid().mean(0).logit()
+        logits = torch.stack(told).mean(0)
         found.append(
             scores(screening.cohort, screening.base, rows[0], logits).assign(
                 left_out=who, members=len(told)
             )
         )
     table = pd.concat(found).reset_index()
+    table = table[table["members"] == table["members"].max()]
     seconds = sum(float(tables[name]["seconds"].mean()) for name in names)
     row = {"name": "mean of " + " and ".join(names), "members": int(table["members"].max())}
     row |= {"seconds": round(seconds * row["members"] / len(names), 1)}
@@ -448,7 +449,8 @@ def _row(name: str, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     change = {"epochs": int(epochs.split()[0]), **CANDIDATES[candidate].change}
     row: dict[str, Any] = {"name": name, "seconds": round(float(tables[name]["seconds"].mean()), 1)}
     row["config"] = asdict(replace(Config(), **change))
-    base = None if candidate == RECIPE else tables.get(f"{RECIPE}, {epochs}")
+    same = [f"{RECIPE}, {epochs}", f"{RECIPE}, {Config().epochs} epochs"]
+    base = next((tables[other] for other in same if other in tables and candidate != RECIPE), None)
     return row | _summaries(tables[name], base)
 
 
