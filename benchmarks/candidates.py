@@ -395,16 +395,17 @@ class Screening:
 def collect(
     screening: Screening, facts: dict[str, Any], averages: Sequence[Sequence[str]] = ()
 ) -> dict[str, Any]:
-    """A row per candidate, as ``rows``: its config, Dice of the patients of the ``folds`` and of
-    ``institutions`` left out (each patient the mean of its seeds), and p of the paired difference
-    to the recipe on the same patients, if possible after as many epochs; then a row for each of
-    ``averages``, the mean logits of all seeds of the candidates named (as their folders are)."""
+    """A row per candidate, as ``rows``: its config, what it has ``besides`` that, Dice of the
+    patients of the ``folds`` and of ``institutions`` left out (each patient the mean of its seeds),
+    and p of the paired difference to the recipe on the same patients, if possible after as many
+    epochs; then a row for each of ``averages``, the mean logits of all seeds of the candidates
+    named (as their folders are)."""
     tables = {}
     for folder in sorted(path for path in screening.out.iterdir() if path.is_dir()):
         found = [pd.read_csv(p, dtype={"left_out": str}) for p in sorted(folder.glob("*.csv"))]
         if found:
             tables[folder.name] = pd.concat(found)
-    rows = [_row(name, tables) for name in tables]
+    rows = [_row(name, tables) for name in sorted(tables, key=lambda name: RECIPE not in name)]
     for names in averages:
         rows.append(_average(screening, names, tables))
     return {**facts, "rows": rows}
@@ -449,9 +450,17 @@ def _row(name: str, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     change = {"epochs": int(epochs.split()[0]), **CANDIDATES[candidate].change}
     row: dict[str, Any] = {"name": name, "seconds": round(float(tables[name]["seconds"].mean()), 1)}
     row["config"] = asdict(replace(Config(), **change))
+    row["besides"] = [
+        *(f"taught by {teacher}" for teacher in CANDIDATES[candidate].teachers),
+        *(_name_of(effect) for effect in CANDIDATES[candidate].effects),
+    ]
     same = [f"{RECIPE}, {epochs}", f"{RECIPE}, {Config().epochs} epochs"]
     base = next((tables[other] for other in same if other in tables and candidate != RECIPE), None)
     return row | _summaries(tables[name], base)
+
+
+def _name_of(effect: Effect) -> str:
+    return str(getattr(effect, "func", effect).__name__)
 
 
 def _summaries(table: pd.DataFrame, base: pd.DataFrame | None) -> dict[str, Any]:

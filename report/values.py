@@ -86,5 +86,6 @@ def shipped_candidate(results: Mapping[str, Any], card: Mapping[str, Any]) -> An
     """The row of candidates.json, where it is there, that has the shipped recipe and was scored on
     institutions that it was trained without."""
     rows = results.get("candidates", {}).get("rows", [])
-    same = [r for r in rows if "config" in r and recipe(r["config"]) == recipe(card["config"])]
+    plain = [row for row in rows if "config" in row and not row.get("besides")]
+    same = [row for row in plain if recipe(row["config"]) == recipe(card["config"])]
     return next((row for row in same if row.get("institutions")), None)

@@ -207,15 +207,20 @@ def test_headers_that_dicom_seg_cannot_take_cost_no_mask_and_tell_nothing(
     from pydicom.tag import Tag
 
     birth, secret = Tag("PatientBirthDate"), b"1970-01-01"
-    for path in (write_study(tmp_path / "study") / "Doe Jane").rglob("IM*"):
+    study = write_study(tmp_path / "study")
+    monkeypatch.setattr(Segmenter, "load", lambda *_: SEGMENTER)
+    command = ["predict", "model", str(study), str(tmp_path / "out")]
+    assert cli.main(command) == 0 and len(list((tmp_path / "out").glob("study-*"))) == 2
+    for path in (study / "Doe Jane").rglob("IM*"):
         dataset = pydicom.dcmread(path)
         dataset._dict[birth] = RawDataElement(birth, "DA", 10, secret, 0, False, True)
         dataset.save_as(path)
-    monkeypatch.setattr(Segmenter, "load", lambda *_: SEGMENTER)
-    assert cli.main(["predict", "model", str(tmp_path / "study"), str(tmp_path / "out")]) == 0
+    capfd.readouterr()
+    assert cli.main([*command, "--overwrite"]) == 0
     said = "".join(capfd.readouterr())
     assert "DICOM-SEG: found images that DICOM-SEG cannot refer to" in said
     assert secret.decode() not in said and "Warning" not in said
+    # Nor is the file of the earlier mask left beside the new one.
     assert [path.name[-12:] for path in (tmp_path / "out").glob("study-*")] == ["_mask.nii.gz"]
 
 

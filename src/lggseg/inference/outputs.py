@@ -63,6 +63,11 @@ class Outputs:
         """Write a file, whole or not at all. Raises ``DataError``."""
         self._write(name, lambda: content, added=False)
 
+    def remove(self, name: str) -> None:
+        """Delete the file of an earlier command that would be replaced. Raises ``DataError``."""
+        self._check(name)
+        (self.folder / name).unlink(missing_ok=True)
+
     def add(self, name: str, content: Callable[[], bytes]) -> None:
         """Write what ``content`` makes of a file that lggseg wrote before, if there is one; no
         other process writes into the folder meanwhile. Raises ``DataError``."""

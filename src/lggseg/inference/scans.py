@@ -185,9 +185,11 @@ def _write(
     if loaded.slices:
         try:
             content = segmentation(mask, loaded.slices, segmenter.fingerprint)
-            written.outputs.write(_SEG.format(name), content)
         except DataError as error:
             notes.append(str(error))
+            written.outputs.remove(_SEG.format(name))
+        else:
+            written.outputs.write(_SEG.format(name), content)
     if reports:
         page = patient_report(segmenter, name, loaded.volume, scan, prediction)
         written.outputs.write(_REPORT.format(name), page.encode())
