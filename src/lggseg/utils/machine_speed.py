@@ -89,6 +89,6 @@ def notebook_time(rows: list[dict[str, Any]], notebook: str) -> str:
     if not seconds:
         return "not measured"
     fast, slow = as_text(seconds.get("AVX512-BF16", 0)), as_text(max(seconds.values()))
-    # Where both say the same, or the slower kind was faster by chance, the longer time stands alone.
+    # Where both say the same, or the slower kind was faster by chance, one time stands alone.
     alone = fast == slow or len(seconds) == 1
     return slow if alone else f"{fast}; without AVX-512 {slow}"
