@@ -133,7 +133,7 @@ def measure_peer(options: argparse.Namespace) -> dict[str, Any]:
         "pipeline_at_224": pipeline,
         "train": rate(lambda: step(next(batches)), 2 * options.seconds),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "size": peers.SIZE,
+        "size": peers.SIZES[options.contestant],
         "precision": "32-true",
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -13,7 +12,6 @@ from report.canvas import (
     BLUE,
     GREEN,
     GREY,
-    NARROW,
     ORANGE,
     QUIET,
     SKY,
@@ -28,8 +26,9 @@ CONTESTANTS = {
     "ours": "this project",
     "monai": "MONAI pipeline",
     "monai-device": "MONAI, cached on the device",
+    "monai-tuned": "MONAI, tuned",
 }
-COLOURS = {"ours": BLUE, "monai": ORANGE, "monai-device": GREEN}
+COLOURS = {"ours": BLUE, "monai": ORANGE, "monai-device": GREEN, "monai-tuned": VERMILION}
 
 
 def cohort(width: float) -> Figure:
@@ -77,31 +76,6 @@ def time_to_dice(width: float) -> Figure:
     axis.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(loc="outside lower center", ncols=2 if width > 5 else 1)
     return figure
-
-
-def throughput(width: float) -> Figure:
-    """Slices per second of pipeline and training by contestant."""
-    contestants = load("throughput")["contestants"]
-    titles = {"pipeline": "input, each at its size", "train": "training"}
-    titles = {**titles, "pipeline_at_224": "input, 224 × 224 pixels"}
-    figure, axes = panels(NARROW if width < 5 else width, 3, 1.5)
-    for place, (axis, (key, title)) in enumerate(zip(axes, titles.items(), strict=True)):
-        values = [max(row[key] for row in rows) for rows in contestants.values()]
-        names = [CONTESTANTS[name].replace(", ", ",\n") for name in contestants]
-        _bars(axis, names if width < 5 or not place else [""] * 3, values)
-        axis.set_title(title)
-    return figure
-
-
-def _bars(axis: Axes, names: list[str], values: list[float]) -> None:
-    places = range(len(values))
-    bars = axis.barh(places, values, color=list(COLOURS.values()), height=0.6)
-    axis.bar_label(bars, [f"{value:,.0f}" for value in values], padding=3)
-    axis.set_yticks(places, names)
-    axis.set(xlim=(0, 1.35 * max(values)), xticks=[], xlabel="slices / s")
-    axis.spines["bottom"].set_visible(False)
-    axis.tick_params(axis="y", length=0)
-    axis.invert_yaxis()
 
 
 def latency(width: float) -> Figure:

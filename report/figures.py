@@ -23,14 +23,14 @@ NUMBERS: tuple[Callable[[float], Figure], ...] = (
     *(charts.patients, charts.cross_validation, charts.volume, charts.groups, charts.leak),
     *(charts.search, charts.leaderboard, charts.reliability, charts.expected_dice),
     *(charts.ablation, charts.steps, charts.associations, charts.risk_coverage),
-    *(charts_speed.cohort, charts_speed.time_to_dice, charts_speed.throughput),
-    *(charts_speed.latency, charts_speed.scaling, charts_speed.learning),
+    *(charts_speed.cohort, charts_speed.time_to_dice, charts_speed.latency),
+    *(charts_speed.scaling, charts_speed.learning),
     *(diagrams.patient_flow, diagrams.overlap, diagrams.pipeline, diagrams.deployment),
     *(diagrams.unet, diagrams.attention_unet, diagrams.swin_unetr, diagrams.gate),
 )
 PICTURES: tuple[Callable[[float, Path], Figure], ...] = (
     *(pictures.simulated_channels, pictures.simulated_cases, pictures.augmentation),
-    pictures.hero,
+    *(pictures.provoked_failures, pictures.hero),
 )
 
 

@@ -25,6 +25,7 @@ NUMBER = re.compile(
     r"<td([^>]*)>((?:&lt;|&gt;|<|>)?\s?[−+]?\d[\d.,]*(?:\s?%)?(?:\s(?:of|to)\s\d[\d.,]*)?"
     r"(?:\s\([^)<]*\))?|–)</td>"
 )
+AUTHOR = "The lggseg authors"  # as CITATION.cff names them
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -93,6 +94,7 @@ def page(title: str, body: str, *, numbered: bool = False, style: str = "") -> s
 
     sheet = re.sub(r"url\(([^)]+)\)", font, (HERE / "style.css").read_text())
     values = {"title": title, "style": sheet + style, "body": body, "numbered": numbered}
+    values["author"] = AUTHOR
     return environment().get_template("page.html").render(values)
 
 

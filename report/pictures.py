@@ -5,7 +5,7 @@ What is drawn of real patients (``make report DATA=…``) stays in build/ and is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from lggseg.evaluation.statistics import examples
 from lggseg.inference.segmenter import Segmenter
 from lggseg.preprocessing.volume import CHANNELS, FLAIR
 from lggseg.utils.errors import DataError
-from report.values import PATIENTS
+from report.values import FAINT, PATIENTS
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "models" / "lgg-unet"
@@ -98,26 +98,50 @@ def grey(axis: Axes, image: np.ndarray) -> None:
     axis.set_axis_off()
 
 
-def three(width: float, found: tuple[Case, ...]) -> Figure:
+def three(width: float, found: tuple[Case, ...], titles: tuple[str, ...] = ("",) * 3) -> Figure:
     """FLAIR around the tumour with the true outline and the predicted one, a panel per patient."""
     count = len(found)
     narrow = width < 5
     size = (width, width * count * 1.02) if narrow else (width, width / count + 0.25)
     shape = (count, 1) if narrow else (1, count)
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
-    for axis, shown in zip(axes.flat, found, strict=True):
+    for axis, shown, title in zip(axes.flat, found, titles, strict=True):
         place = int((shown.truth | shown.mask).sum(axis=(1, 2)).argmax())
         area = box(shown.truth[place] | shown.mask[place])
         grey(axis, shown.image[place, ..., FLAIR][area])
         outline(axis, shown.truth[place][area], TRUTH)
         outline(axis, shown.mask[place][area], PREDICTION, "dashed")
-        axis.set_title(f"Dice {shown.dice:.2f}", loc="center")
+        axis.set_title(f"{title}Dice {shown.dice:.2f}", loc="center")
     return figure
 
 
 def simulated_cases(width: float, out: Path) -> Figure:
     """The committed model on simulated patients: the best, the middle one and the worst."""
     return three(width, cases(out))
+
+
+@cache
+def provoked(out: Path) -> tuple[Case, ...]:
+    """The best simulated patient as it is, with shading, and with a faint tumour.
+
+    Shading multiplies grey levels by exp(-0.9) at one side of the image to exp(0.9) at the other;
+    the faint tumour keeps ``FAINT`` of its difference from the median of the tissue around.
+    """
+    plain, segmenter = cases(out)[0], Segmenter.load(MODEL)
+    levels = plain.image.astype(np.float32)
+    shaded = levels * np.exp(np.linspace(-0.9, 0.9, levels.shape[2]))[:, None]
+    tissue = levels[~plain.truth & (levels[..., FLAIR] > 30)]
+    faint, typical = levels.copy(), np.median(tissue, axis=0)
+    faint[plain.truth] = typical + FAINT * (levels[plain.truth] - typical)
+    images = [np.clip(image, 0, 255).astype(np.uint8) for image in (shaded, faint)]
+    found = [replace(plain, image=each, mask=segmenter.predict(each).mask) for each in images]
+    return plain, *found
+
+
+def provoked_failures(width: float, out: Path) -> Figure:
+    """The committed model on one simulated patient, and on two changes of it that mislead it."""
+    titles = ("unchanged\n", "one side brighter\n", "faint tumour\n")
+    return three(width, provoked(out), titles)
 
 
 def hero(width: float, out: Path) -> Figure:

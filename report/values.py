@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from lggseg.evaluation.quality import LENIENT, STRICT
 from lggseg.evaluation.segmentation import TYPICAL_SPACING
 from report.checks import recipe
 from report.derived import CLOSE, LOW, ROUND_DICE, SIGNIFICANT, derive
+from report.pages import AUTHOR
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
 CARD = ROOT / "models" / "lgg-unet" / "model_card.json"
 PATIENTS = 5  # simulated ones, of whom the best, the middle one and the worst are shown
+FAINT = 0.3  # of its contrast that a tumour keeps where a failure is provoked
 COLLAPSED = 0.05  # a Dice below which a training has found nothing
 # The metrics of the main table, in its order, as a reader knows them.
 METRICS = {
@@ -70,7 +73,10 @@ def load_results(folder: Path = RESULTS, card: Path = CARD) -> dict[str, Any]:
         "names": {"unet": "U-Net", "attention_unet": "Attention U-Net", "swin_unetr": "Swin UNETR"},
         "trained_on_test": trained_on_test(results, model),
         "real": False,  # whether pictures of real patients are at hand
+        "author": AUTHOR,
+        "built": f"{date.today():%d %B %Y}".lstrip("0"),
         "simulated_patients": PATIENTS,
+        "faint_contrast": FAINT,
         "model": model,
         "prices": json.loads(prices.read_text()) if prices.exists() else None,
         **derive(tables, results, model),

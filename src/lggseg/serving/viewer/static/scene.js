@@ -31,6 +31,9 @@ export async function createScene(canvas, onSlice) {
     touchStartListener: none, touchMoveListener: none, touchEndListener: none,
     dragEnterListener: none, dragOverListener: none, dropListener: async () => {},
   });
+  // The letter of a side keeps off the image's edge.
+  const letter = nv.drawTextRight.bind(nv);
+  nv.drawTextRight = ([x, y], ...rest) => letter([x + 8 * devicePixelRatio, y], ...rest);
   await nv.attachToCanvas(canvas);
   nv.addColormap("prediction", PREDICTION);
   nv.setDrawColormap(TRUTH);
