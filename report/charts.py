@@ -14,7 +14,6 @@ from matplotlib.markers import CARETLEFT, CARETRIGHT
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
-from lggseg.evaluation.quality import estimate_by_other_groups
 from lggseg.evaluation.statistics import bootstrap_interval
 from report.canvas import (
     BLUE,
@@ -32,11 +31,11 @@ from report.canvas import (
     panels,
     spread,
 )
-from report.values import load_results
+from report.derived import FEWEST, estimate_by_other_folds, ratio_limits
+from report.values import STRONGEST, load_results
 
 SETS = {"cross_validation": "cross-validation", "test": "test"}
 COLOURS = {"cross_validation": BLUE, "test": ORANGE}
-STRONGEST = 0.4  # the effect size from which a cell has the full colour
 
 
 def table(name: str) -> pd.DataFrame:
@@ -113,14 +112,13 @@ def volume(width: float) -> Figure:
     for axis, (name, label) in zip(axes, SETS.items(), strict=True):
         values = table(name)
         ratio = values["predicted_voxels"] / values["truth_voxels"]
-        logs = np.log2(ratio.to_numpy())
         mean = np.sqrt(values["predicted_voxels"] * values["truth_voxels"])
-        middle, limit = logs.mean(), 1.96 * logs.std(ddof=1)
+        limits = ratio_limits(ratio)
         axis.scatter(mean, ratio, s=16, color=COLOURS[name], alpha=0.8, linewidths=0)
         axis.axhline(1, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.axhline(2**middle, color=TEXT, linewidth=1.2)
-        for end in (middle - limit, middle + limit):
-            axis.axhline(2**end, color=TEXT, linewidth=0.9, linestyle="--")
+        axis.axhline(limits["mean"], color=TEXT, linewidth=1.2)
+        for end in ("low", "high"):
+            axis.axhline(limits[end], color=TEXT, linewidth=0.9, linestyle="--")
         axis.set(xscale="log", yscale="log", ylim=(0.33, 3), title=label)
         axis.set_yticks([0.5, 1, 2], ["0.5", "1", "2"])
         axis.set_xticks([1000, 10_000, 100_000], ["1,000", "10,000", "100,000"])
@@ -141,7 +139,7 @@ def groups(width: float) -> Figure:
     for name, shift in (("cross_validation", 0.14), ("test", -0.14)):
         rows = values[values["set"] == name]
         places = np.array([order.index(group) + shift for group in rows["name"]])
-        many = (rows["n"] >= 5).to_numpy()
+        many = (rows["n"] >= FEWEST).to_numpy()
         axis.hlines(places[many], rows["low"][many], rows["high"][many], color=COLOURS[name])
         axis.plot(rows["mean"], places, LOOKS[name == "test"][1], color=COLOURS[name])
     labels = [f"{n} ({counts.cross_validation[n]} + {counts.test[n]})" for n in order]
@@ -216,14 +214,14 @@ def reliability(width: float) -> Figure:
 
 
 def expected_dice(width: float) -> Figure:
-    """The estimate of each patient's Dice, by a line fitted on the other folds, against the true
+    """The estimate of each patient's Dice, by a line fitted on other patients, against the true
     one."""
-    names = ["threshold_agreement", "dice", "fold"]
-    agreement, dice, fold = table("cross_validation")[names].to_numpy().T
-    estimate, _ = estimate_by_other_groups(agreement, dice, fold)
+    own, other = table("cross_validation"), table("test")
+    dice, (estimate, _) = own["dice"], estimate_by_other_folds(own)
     figure, axis = plt.subplots(figsize=(min(width, 3.6), 3.4), layout="constrained")
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
     axis.scatter(estimate, dice, s=16, color=BLUE, alpha=0.8, linewidths=0)
+    axis.scatter(other["expected_dice"], other["dice"], s=16, color=ORANGE, linewidths=0)
     low = min(dice.min(), estimate.min()) - 0.03
     axis.set(xlabel="estimated Dice", ylabel="true Dice")
     axis.set(xlim=(low, 1), ylim=(low, 1), aspect="equal")

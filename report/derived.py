@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
 from lggseg.config import Config
-from lggseg.evaluation.quality import Quality
+from lggseg.evaluation.quality import Quality, estimate_by_other_groups
 from lggseg.evaluation.statistics import (
     agreement,
     compare_all,
@@ -22,6 +23,7 @@ SIGNIFICANT = 0.05  # level of the tests, after correction
 ROUND_DICE = 0.8  # a round number; no reader judged it
 LOW = 0.7  # precision and recall both below it: tumour missed and other tissue marked
 FAR = 5  # times the median HD95, from which on a patient raises the mean
+FEWEST = 5  # patients of a group from which on an interval is given
 CLOSE = 0.1  # relative error of a volume
 WORST = 6  # cross-validated patients whose failures are described
 # Folds that took part only in decisions measured on all five (docs/experiments.md: 0, 1 and 4).
@@ -52,6 +54,7 @@ def derive(
         "longer": compare_paired(*_after_all_epochs(tables)),
         "main_pairs": main_pairs(tables["comparison"]),
         "sets": {"cross_validation": describe(cross), "test": describe(test)},
+        "by_group": by_group(results["groups"]["groups"]),
         "gap": float(stats.mannwhitneyu(cross["dice"], test["dice"]).pvalue),
         "small": {"rho": float(rank.statistic), "p": float(rank.pvalue)},
         "rest": {fold: _fold(cross, fold) for fold in REST},
@@ -61,10 +64,12 @@ def derive(
             "medians": slices.median().to_dict(),
         },
         "over_flair": over_baseline(cross, results["baselines"]["patients"], "flair"),
-        "quality_test": judge_estimate(test, card["quality"]),
+        "quality_test": judge_estimate(test, *estimate_by_card(test, card["quality"])),
+        "quality_cv": judge_estimate(cross, *estimate_by_other_folds(cross)),
         "failed": kinds_of_failure(cross.nsmallest(WORST, "dice")),
         "changes": clear_changes(results["ablation"]),
         "seeds": seed_spreads(results),
+        "lanes": lanes(results["time_to_dice"], results["targets"]["time_to_dice"]["dice"]),
         "test_differs": how_sets_differ(results),
         "smoother": smoother_outlines(tables["shape"]),
         "fisher": fisher_precision(
@@ -81,17 +86,22 @@ def _fold(table: Table, fold: int) -> dict[str, float]:
 
 def describe(table: Table) -> dict[str, Any]:
     """Of a table of patients: how many exceed :data:`ROUND_DICE`, how far the predicted volumes are
-    from the true ones (of each patient and of all together), and whose HD95 raises the mean."""
+    from the true ones (of each patient and of all together), and whose HD95 raises the mean.
+    The interval of a share is Wilson's (J. Am. Stat. Assoc. 22:209, 1927)."""
     ratio = table["predicted_voxels"] / table["truth_voxels"]
     error = table["predicted_voxels"] - table["truth_voxels"]
     volume = agreement(table["truth_voxels"], table["predicted_voxels"])
+    above = int((table["dice"] > ROUND_DICE).sum())
     return {
         "n": len(table),
-        "above": int((table["dice"] > ROUND_DICE).sum()),
+        "above": above,
+        "above_interval": stats.binomtest(above, len(table)).proportion_ci(method="wilson"),
         "share_above": float((table["dice"] > ROUND_DICE).mean()),
         "over": int((ratio > 1).sum()),
         "ratio": float(ratio.median()),
         "ratio_quartiles": [float(q) for q in ratio.quantile([0.25, 0.75])],
+        "ratio_range": [float(ratio.min()), float(ratio.max())],
+        "ratio_limits": ratio_limits(ratio),
         "excess": float(table["predicted_voxels"].sum() / table["truth_voxels"].sum() - 1),
         "close": float((error.abs() <= CLOSE * table["truth_voxels"]).mean()),
         "volume": volume,
@@ -99,6 +109,23 @@ def describe(table: Table) -> dict[str, Any]:
         "lowest": float(table["dice"].min()),
         "distances": far_patients(table),
     }
+
+
+def ratio_limits(ratio: pd.Series) -> dict[str, float]:
+    """The geometric ``mean`` of ratios, and ``low`` and ``high``, between which 95 % of them lie if
+    they are log-normal (limits of agreement, Bland and Altman, Lancet 327:307, 1986)."""
+    logs = np.log(ratio)
+    middle, spread = logs.mean(), 1.96 * logs.std()
+    ends = {"mean": middle, "low": middle - spread, "high": middle + spread}
+    return {name: float(np.exp(value)) for name, value in ends.items()}
+
+
+def by_group(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The rows of groups.json by set, by what they are grouped by, and by group."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["set"], {}).setdefault(row["by"], {})[row["group"]] = row
+    return found
 
 
 def far_patients(table: Table) -> dict[str, Any]:
@@ -124,29 +151,43 @@ def over_baseline(table: Table, rows: list[dict[str, Any]], name: str) -> dict[s
     return {**found, "higher": int((dice > baseline[dice.index]).sum())}
 
 
-def judge_estimate(table: Table, quality: Mapping[str, Any]) -> dict[str, Any]:
+def estimate_by_card(table: Table, quality: Mapping[str, Any]) -> tuple[pd.Series, pd.Series]:
+    """The estimate of each patient's Dice by the shipped line, and whether that flags the mask."""
+    estimate = table["expected_dice"]
+    return estimate, estimate < Quality.of(quality).review_below
+
+
+def estimate_by_other_folds(table: Table) -> tuple[pd.Series, pd.Series]:
+    """The same by the lines that were fitted on the other folds."""
+    columns = table[["threshold_agreement", "dice", "fold"]].to_numpy().T
+    estimate, flagged = estimate_by_other_groups(*columns)
+    return pd.Series(estimate, table.index), pd.Series(flagged, table.index)
+
+
+def judge_estimate(table: Table, estimate: pd.Series, flagged: pd.Series) -> dict[str, Any]:
     """How good the model's estimate of Dice is on patients whom its line was not fitted on.
 
     Returns:
-        n, bias, mean_absolute_error, spearman; flagged: how many masks; poor: how many have at most
-        :data:`ROUND_DICE`, and poor_flagged of them; unflagged: patient, dice and estimate of the
-        worst that is not flagged.
+        n, bias, mean_absolute_error, spearman; highest: by how much an estimate is too high at
+        most; flagged: how many masks; poor: how many have at most :data:`ROUND_DICE`, and
+        poor_flagged of them; unflagged: patient, dice and estimate of the worst that is not
+        flagged.
     """
-    dice, estimate = table["dice"], table["expected_dice"]
-    flagged, poor = estimate < Quality.of(quality).review_below, dice <= ROUND_DICE
-    worst = table[~flagged].nsmallest(1, "dice").iloc[0]
+    dice = table["dice"]
+    poor, worst = dice <= ROUND_DICE, dice[~flagged].idxmin()
     return {
         "n": len(table),
         "bias": float((estimate - dice).mean()),
         "mean_absolute_error": float((estimate - dice).abs().mean()),
         "spearman": float(stats.spearmanr(estimate, dice).statistic),
+        "highest": float((estimate - dice).max()),
         "flagged": int(flagged.sum()),
         "poor": int(poor.sum()),
         "poor_flagged": int((poor & flagged).sum()),
         "unflagged": {
-            "patient": worst["patient"],
-            "dice": worst["dice"],
-            "estimate": worst["expected_dice"],
+            "patient": table["patient"][worst],
+            "dice": float(dice[worst]),
+            "estimate": float(estimate[worst]),
         },
     }
 
@@ -176,15 +217,50 @@ def clear_changes(ablation: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def seed_spreads(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The number of seeds and the difference of the highest and the lowest mean Dice among them, of
-    short trainings on a ``processor`` and on a ``gpu``, and of ``institutions`` left out."""
+    short trainings on a ``processor`` and on a ``gpu`` (with their ``epochs``), and of
+    ``institutions`` left out."""
     race, gpu = results["time_to_dice"], results["gpu"]["summary"]
-    first = next(iter(race["summary"]))
+    first, on_gpu = (next(iter(names)) for names in (race["summary"], gpu["race"]))
     found = {
         "processor": [run["rows"][-1]["dice"] for run in race["runs"] if run["name"] == first],
-        "gpu": [run["dice"] for run in gpu["race"][first]],
+        "gpu": [run["dice"] for run in gpu["race"][on_gpu]],
         "institutions": gpu["candidates"]["the recipe"]["institutions"]["by_seed"].values(),
     }
-    return {name: {"n": len(dice), "spread": max(dice) - min(dice)} for name, dice in found.items()}
+    epochs = {"processor": first.split()[-1], "gpu": on_gpu.split()[-1], "institutions": ""}
+    return {
+        name: {"n": len(dice), "spread": max(dice) - min(dice), "epochs": epochs[name]}
+        for name, dice in found.items()
+    }
+
+
+def lanes(race: Mapping[str, Any], target: str) -> dict[str, dict[str, Any]]:
+    """Each contestant of the race by its name without epochs.
+
+    Returns:
+        n: its runs; epochs: of its schedule, or ""; first: seconds to its first score; reached: seconds until each run's Dice reached
+        the target, without those that never did; median: of all runs, ``None`` unless most did;
+        until: how long its shortest run was watched; ended: the last Dice of each run; best: the
+        best Dice of all; factor: ``median``, or else ``until``, over the median of the first.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, told in race["summary"].items():
+        runs = [run["rows"] for run in race["runs"] if run["name"] == name]
+        times = [[row["wall"] for row in rows if row["dice"] >= float(target)] for rows in runs]
+        who, _, epochs = name.partition(" ")
+        median, until = told[target]["wall"], told["scored_until"]
+        ours = next(iter(race["summary"].values()))[target]["wall"]
+        found[who] = {
+            "n": len(runs),
+            "epochs": epochs,
+            "first": min(rows[0]["wall"] for rows in runs),
+            "reached": [after[0] for after in times if after],
+            "median": median,
+            "until": until,
+            "ended": [rows[-1]["dice"] for rows in runs],
+            "best": told["best_dice"],
+            "factor": (median or until) / ours,
+        }
+    return found
 
 
 def how_sets_differ(results: Mapping[str, Any]) -> dict[str, Any]:

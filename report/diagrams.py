@@ -73,7 +73,7 @@ def patient_flow(width: float) -> Figure:
         axis,
         (7.6, 1.0),
         (4.6, 1.9),
-        f"{split['test']} for the test\nnothing chosen on them",
+        f"{split['test']} for the test\nno choices made on them",
         ORANGE,
     )
     arrow(axis, (5, 5.65), (5, 4.75))
@@ -121,6 +121,7 @@ def chain(width: float, steps: list[tuple[str, str]], columns: int) -> Figure:
 def pipeline(width: float) -> Figure:
     """From TIFF slices to a mask, and where training comes in."""
     first, last = stages("unet")[0], stages("unet")[-1]
+    pixels = load("published")["cohort"]["pixels"]
     steps = [
         ("TIFF slices", "checked, decoded once"),
         ("cohort", "bytes on the device"),
@@ -128,8 +129,8 @@ def pipeline(width: float) -> Figure:
         ("normalise", "by tissue of the volume"),
         ("augment", "in training alone"),
         ("network", f"{first.channels} × {first.size}² to {last.channels} × {last.size}²"),
-        ("probabilities", "mean with the mirror"),
-        ("mask", "threshold, components"),
+        ("logits", "mean with the mirror"),
+        (f"mask, {pixels}²", "threshold, components"),
     ]
     return chain(width, steps, 4)
 

@@ -70,11 +70,6 @@ def duration(seconds: float) -> str:
     return f"{minutes:.1f} minutes" if minutes < 10 else f"{minutes:.0f} minutes"
 
 
-def surname(text: str) -> str:
-    """A reference without the initials before it, to sort by: ``M. Buda. …`` → ``buda. …``."""
-    return re.sub(r"^(?:\S\. )+", "", text).casefold()
-
-
 FILTERS: dict[str, Callable[..., str]] = {
     call.__name__: call
     for call in (fixed, signed, interval, published, percent, p_number, p_value, duration)
@@ -141,12 +136,13 @@ class Document:
         return f'<span class="cite">{"; ".join(links)}</span>'
 
     def bibliography(self) -> str:
-        """All references cited so far, as a list in the order of their authors."""
+        """All references cited so far, each with its key, as a list in the order of the keys."""
         items = []
         entries = {key: self.references[key] for key in set(self.cited)}
-        for key, entry in sorted(entries.items(), key=lambda each: surname(each[1]["text"])):
+        for key, entry in sorted(entries.items(), key=lambda each: each[1]["short"].casefold()):
             link = f' <a href="{entry["url"]}">{entry["url"]}</a>' if "url" in entry else ""
-            items.append(f'<li id="{key}">{html.escape(entry["text"])}{link}</li>')
+            text = f"<b>{html.escape(entry['short'])}.</b> {html.escape(entry['text'])}"
+            items.append(f'<li id="{key}">{text}{link}</li>')
         return f'\n<ul class="references">{"".join(items)}</ul>\n'
 
     def names(self) -> dict[str, Callable[..., str]]:

@@ -14,7 +14,7 @@ import pandas as pd
 from lggseg.evaluation.quality import LENIENT, STRICT
 from lggseg.evaluation.segmentation import TYPICAL_SPACING
 from report.checks import recipe
-from report.derived import CLOSE, LOW, ROUND_DICE, SIGNIFICANT, derive
+from report.derived import CLOSE, FEWEST, LOW, ROUND_DICE, SIGNIFICANT, derive
 from report.pages import AUTHOR
 
 HERE = Path(__file__).resolve().parent
@@ -23,6 +23,7 @@ RESULTS = HERE / "results"
 CARD = ROOT / "models" / "lgg-unet" / "model_card.json"
 PATIENTS = 5  # simulated ones, of whom the best, the middle one and the worst are shown
 FAINT = 0.3  # of its contrast that a tumour keeps where a failure is provoked
+STRONGEST = 0.4  # the effect size from which a cell of the associations has the full colour
 COLLAPSED = 0.05  # a Dice below which a training has found nothing
 # The metrics of the main table, in its order, as a reader knows them.
 METRICS = {
@@ -63,6 +64,7 @@ def load_results(folder: Path = RESULTS, card: Path = CARD) -> dict[str, Any]:
         "quality": model["quality"],
         "round_dice": ROUND_DICE,
         "both_below": LOW,
+        "fewest": FEWEST,
         "close": CLOSE,
         "spacing": TYPICAL_SPACING,
         "links": {key: each.get("url") for key, each in references.items()},
@@ -77,6 +79,7 @@ def load_results(folder: Path = RESULTS, card: Path = CARD) -> dict[str, Any]:
         "built": f"{date.today():%d %B %Y}".lstrip("0"),
         "simulated_patients": PATIENTS,
         "faint_contrast": FAINT,
+        "strongest": STRONGEST,
         "model": model,
         "prices": json.loads(prices.read_text()) if prices.exists() else None,
         **derive(tables, results, model),

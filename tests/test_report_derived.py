@@ -41,6 +41,25 @@ def test_describe_compares_volumes(
     found = derived.describe(table)
     assert (found["over"], found["above"], found["n"]) == (over, 1, 2)
     assert (found["excess"], found["close"]) == (pytest.approx(excess), close)
+    low, high = found["above_interval"]  # Wilson's, of one of two
+    assert (low, high) == (pytest.approx(0.0945, abs=1e-4), pytest.approx(0.9055, abs=1e-4))
+
+
+def test_limits_of_agreement_are_those_of_the_logarithms() -> None:
+    found = derived.ratio_limits(pd.Series([0.5, 1.0, 2.0]))
+    assert found["mean"] == pytest.approx(1.0)
+    assert found["low"] == pytest.approx(0.5**1.96) and found["high"] == pytest.approx(2**1.96)
+
+
+def test_an_estimate_is_of_lines_that_were_fitted_on_other_folds() -> None:
+    agreement = [0.5, 0.6, 0.7, 0.8, 0.9] * 8
+    table = pd.DataFrame({"threshold_agreement": agreement, "fold": [0, 1] * 20})
+    whole, half = table["threshold_agreement"], table["threshold_agreement"] / 2
+    table["dice"] = whole.where(table["fold"] == 0, half)
+    estimate, flagged = derived.estimate_by_other_folds(table)
+    expected = half.where(table["fold"] == 0, whole)
+    assert estimate.to_numpy() == pytest.approx(expected.to_numpy())
+    assert flagged[whole < 0.55].all() and not flagged[whole > 0.85].any()
 
 
 def test_far_patients_raise_the_mean() -> None:
@@ -56,10 +75,11 @@ def test_a_baseline_is_compared_on_the_same_patients() -> None:
 
 def test_an_estimate_is_judged_by_the_poor_masks_that_it_flags() -> None:
     table = patients(dice=[0.9, 0.8, 0.5, 0.6], expected_dice=[0.9, 0.7, 0.5, 0.9])
-    found = derived.judge_estimate(table, {"intercept": 0, "slope": 1, "review_below": 0.75})
+    line = {"intercept": 0, "slope": 1, "review_below": 0.75}
+    found = derived.judge_estimate(table, *derived.estimate_by_card(table, line))
     assert (found["flagged"], found["poor"], found["poor_flagged"]) == (2, 3, 2)
     assert found["unflagged"] == {"patient": "D", "dice": 0.6, "estimate": 0.9}
-    assert found["bias"] == pytest.approx(0.05)
+    assert found["bias"] == pytest.approx(0.05) and found["highest"] == pytest.approx(0.3)
     assert found["mean_absolute_error"] == pytest.approx(0.1)
 
 
