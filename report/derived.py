@@ -237,10 +237,11 @@ def lanes(race: Mapping[str, Any], target: str) -> dict[str, dict[str, Any]]:
     """Each contestant of the race by its name without epochs.
 
     Returns:
-        n: its runs; epochs: of its schedule, or ""; first: seconds to its first score; reached: seconds until each run's Dice reached
-        the target, without those that never did; median: of all runs, ``None`` unless most did;
-        until: how long its shortest run was watched; ended: the last Dice of each run; best: the
-        best Dice of all; factor: ``median``, or else ``until``, over the median of the first.
+        n: its runs; epochs: of its schedule, or ""; first: seconds to its first score; reached:
+        seconds until each run's Dice reached the target, without those that never did; median: of
+        all runs, ``None`` unless most did; until: how long its shortest run was watched; ended: the
+        last Dice of each run; best: the best Dice of all; factor: ``median``, or else ``until``,
+        over the median of the first.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, told in race["summary"].items():

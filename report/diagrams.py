@@ -154,7 +154,6 @@ def _network(width: float, name: str) -> Figure:
     narrow = width < 5
     figure, axis = plt.subplots(figsize=(width, 2.6 if narrow else 3.0), layout="constrained")
     places = [(float(x), log2(step.size)) for x, step in enumerate(steps)]
-    bottom = min(range(len(steps)), key=lambda i: (steps[i].size, -steps[i].channels))
     size = (1.0 if narrow and len(steps) > 12 else 0.84, 0.6)
     for index, (step, place) in enumerate(zip(steps, places, strict=True)):
         plain = index in (0, len(steps) - 1)
@@ -162,18 +161,13 @@ def _network(width: float, name: str) -> Figure:
         box(axis, place, size, str(step.channels), colour)
         if index:
             _step(axis, places[index - 1], place, size)
-    up: dict[int, int] = {}
-    for i in range(bottom + 1, len(steps) - 1):
-        up.setdefault(steps[i].size, i)
-    for i in range(1, bottom):
-        copied = steps[i].kind != profiling.REORDERED or name == "swin_unetr"
-        if copied and steps[i].size in up:
-            end = places[up[steps[i].size]]
-            start = (places[i][0] + size[0] / 2, places[i][1])
-            arrow(axis, start, (end[0] - size[0] / 2, end[1]), "dashed")
-            if name == "attention_unet" and (not narrow or end[0] - start[0] > GATE):
-                middle = ((start[0] + end[0]) / 2, start[1])
-                axis.text(*middle, "gate", ha="center", va="bottom", color=TEXT, fontsize=9)
+    for first, last in profiling.joined(steps):
+        end = places[last]
+        start = (places[first][0] + size[0] / 2, places[first][1])
+        arrow(axis, start, (end[0] - size[0] / 2, end[1]), "dashed")
+        if "gate" in steps[last].kind and (not narrow or end[0] - start[0] > GATE):
+            middle = ((start[0] + end[0]) / 2, start[1])
+            axis.text(*middle, "gate", ha="center", va="bottom", color=TEXT, fontsize=9)
     sizes = sorted({step.size for step in steps})
     axis.set_yticks([log2(size) for size in sizes], [f"{size}²" for size in sizes])
     axis.tick_params(length=0)

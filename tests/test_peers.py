@@ -26,9 +26,7 @@ def test_a_peer_sees_whole_heads_with_their_masks(cohort: Cohort, peer: str) -> 
 
 
 @pytest.mark.parametrize("peer", peers.SIZES)
-def test_a_true_mask_scores_one(
-    cohort: Cohort, peer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_true_mask_scores_one(cohort: Cohort, peer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.flatnonzero(cohort.slices["patient"] == cohort.patients.index[0])
     batches = list(peers.loader(peer, cohort, rows, 0, CPU, training=False))
     trainer = peers.Trainer(CPU)

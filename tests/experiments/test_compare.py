@@ -16,7 +16,7 @@ from lggseg.inference.model_folder import read_card, write_card
 from lggseg.inference.onnx_export import export_model
 from lggseg.inference.segmenter import Segmenter
 from lggseg.models.networks import NETWORKS, build_network
-from lggseg.models.profiling import describe
+from lggseg.models.profiling import describe, joined, stages
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,16 @@ def test_multiply_adds_grow_with_the_pixels() -> None:
     small, large = (describe(replace(CONFIG, width=4, downsample=d)) for d in (4, 2))
     assert large["multiply_adds"] == 4 * small["multiply_adds"]
     assert large["activation_mib"] == pytest.approx(4 * small["activation_mib"], rel=0.05)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_features_are_joined_at_one_resolution_on_the_way_up(name: str) -> None:
+    steps = stages(replace(CONFIG, network=name, width=12, downsample=2))
+    pairs = joined(steps)
+    assert len(pairs) >= 2
+    for first, last in pairs:
+        assert first < last and steps[first].size == steps[last].size
+        assert ("gate" in steps[last].kind) == (name == "attention_unet")
 
 
 def test_out_of_fold_predictions_are_those_that_were_scored(

@@ -55,6 +55,17 @@ def stages(config: Config) -> list[Stage]:
     return found
 
 
+def joined(steps: list[Stage]) -> list[tuple[int, int]]:
+    """Where features are copied over and joined: the places in ``steps`` of a step on the way down
+    and of the one on the way up. A Swin UNETR copies the reordered pixels, too."""
+    bottom = min(range(len(steps)), key=lambda i: (steps[i].size, -steps[i].channels))
+    all_steps = any(step.kind == PATCHES for step in steps)
+    down = {steps[i].size: i for i in range(1, bottom) if all_steps or steps[i].kind != REORDERED}
+    # From the end, so that the first step of a size stays.
+    up = {steps[i].size: i for i in range(len(steps) - 2, bottom, -1)}
+    return sorted((i, up[size]) for size, i in down.items() if size in up)
+
+
 def describe(config: Config) -> dict[str, float]:
     """The network's parameters, its multiply_adds for one slice at ``config.size``, and
     activation_mib: what a training step of ``config.batch_size`` slices keeps for the way back, in

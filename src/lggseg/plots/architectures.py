@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lggseg.config import Config
-from lggseg.models.profiling import PATCHES, REORDERED, TRANSFORMER, Stage, describe, stages
+from lggseg.models.profiling import TRANSFORMER, describe, joined, stages
 from lggseg.plots.diagrams import arrow, box
 from lggseg.plots.style import BLUE, GREEN, GREY, ORANGE, title
 
@@ -39,7 +39,6 @@ def _draw_network(axes: Axes, config: Config) -> None:
     steps = stages(config)
     cost = describe(config)
     places = [(float(x), log2(step.size)) for x, step in enumerate(steps)]
-    bottom = min(range(len(steps)), key=lambda i: (steps[i].size, -steps[i].channels))
     for index, (step, place) in enumerate(zip(steps, places, strict=True)):
         colour = (
             GREEN if step.kind in TRANSFORMER else GREY if index in (0, len(steps) - 1) else BLUE
@@ -47,7 +46,11 @@ def _draw_network(axes: Axes, config: Config) -> None:
         box(axes, place, str(step.channels), colour, (0.8, 0.56))
         if index:
             arrow(axes, places[index - 1], place, shrink=20)
-    _draw_skips(axes, steps, places, bottom)
+    for first, last in joined(steps):
+        arrow(axes, places[first], places[last], style="dashed", shrink=24)
+        if "gate" in steps[last].kind:
+            middle = ((places[first][0] + places[last][0]) / 2, places[first][1])
+            box(axes, middle, "gate", ORANGE, (0.66, 0.34))
     weights, adds = cost["parameters"] / 1e6, cost["multiply_adds"] / 1e6
     name = f"{title(config.network)}: {weights:.1f} million weights, "
     axes.set_title(name + f"{adds:.0f} million multiplications per slice", fontsize=11)
@@ -57,26 +60,3 @@ def _draw_network(axes: Axes, config: Config) -> None:
     axes.spines[:].set_visible(False)
     axes.set(xticks=[], xlim=(-0.6, len(steps) - 0.4))
     axes.set(ylim=(log2(sizes[0]) - 0.6, log2(sizes[-1]) + 0.6))
-
-
-def _draw_skips(
-    axes: Axes, steps: list[Stage], places: list[tuple[float, float]], bottom: int
-) -> None:
-    """A dashed arrow from each step on the way down to what is joined with it on the way up."""
-    down = {steps[i].size: i for i in range(1, bottom)}
-    up: dict[int, int] = {}
-    for i in range(bottom + 1, len(steps) - 1):
-        up.setdefault(steps[i].size, i)
-    for size in down.keys() & up.keys():
-        first, last = down[size], up[size]
-        # A U-Net copies what its blocks give; a Swin UNETR the reordered pixels, too.
-        if steps[first].kind == REORDERED and not _has_patches(steps):
-            continue
-        arrow(axes, places[first], places[last], style="dashed", shrink=24)
-        if "gate" in steps[last].kind:
-            middle = ((places[first][0] + places[last][0]) / 2, places[first][1])
-            box(axes, middle, "gate", ORANGE, (0.66, 0.34))
-
-
-def _has_patches(steps: list[Stage]) -> bool:
-    return any(step.kind == PATCHES for step in steps)
