@@ -40,7 +40,8 @@ def derive(
 ) -> dict[str, Any]:
     """What templates name besides results: each value is that of the function of a similar name.
 
-    ``test_pairs``: the networks compared on the test patients; ``longer``: the Attention U-Net less
+    ``test_pairs``: the networks compared on the test patients, ``best_on_test`` the one with the
+    highest mean; ``longer``: the Attention U-Net less
     the U-Net, both after all epochs; ``gap``: p of the Dice of both sets being alike; ``small``:
     tumour volume against Dice; ``rest``: Dice of the folds in :data:`REST`; ``slices``: how many a
     patient has.
@@ -51,6 +52,7 @@ def derive(
     slices = tables["explored"].groupby("institution")["slices"]
     return {
         "test_pairs": compare_all(other).to_dict("records"),
+        "best_on_test": str(other.mean().idxmax()),
         "longer": compare_paired(*_after_all_epochs(tables)),
         "main_pairs": main_pairs(tables["comparison"]),
         "sets": {"cross_validation": describe(cross), "test": describe(test)},

@@ -106,11 +106,26 @@ def test_changes_are_clear_by_interval_or_by_test() -> None:
     assert found == {"below": ["lower", "one"], "above": [], "significant": ["lower"]}
 
 
+def test_a_contestant_that_never_arrives_is_told_by_how_long_it_was_watched() -> None:
+    def run(name: str, *dice: float) -> dict[str, Any]:
+        rows = [{"dice": each, "wall": 10.0 * (i + 1)} for i, each in enumerate(dice)]
+        return {"name": name, "rows": rows}
+
+    told = {"0.80": {"wall": 20.0}, "scored_until": 30.0, "best_dice": 0.9}
+    never = {"0.80": {"wall": None}, "scored_until": 50.0, "best_dice": 0.5}
+    runs = [run("ours 3", 0.1, 0.8, 0.9), run("ours 3", 0.1, 0.7, 0.79), run("peer", *[0.5] * 5)]
+    race = {"summary": {"ours 3": told, "peer": never}, "runs": runs}
+    found = derived.lanes(race, "0.80")
+    assert found["ours"]["reached"] == [20.0] and found["ours"]["ended"] == [0.9, 0.79]
+    assert (found["ours"]["n"], found["ours"]["epochs"], found["ours"]["factor"]) == (2, "3", 1.0)
+    assert found["peer"]["reached"] == [] and found["peer"]["factor"] == 2.5
+
+
 def test_seeds_differ_by_the_highest_less_the_lowest(loaded: dict[str, Any]) -> None:
     found = derived.seed_spreads(loaded["results"])
     seeds = loaded["results"]["gpu"]["summary"]["candidates"]["the recipe"]["institutions"]
     low, high = sorted(seeds["by_seed"].values())
-    assert found["institutions"] == {"n": 2, "spread": high - low}
+    assert found["institutions"] == {"n": 2, "spread": high - low, "epochs": ""}
     assert found["processor"]["n"] == found["gpu"]["n"] == 3
 
 
