@@ -32,6 +32,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.evaluation.segmentation import dice_from_counts
+from lggseg.preprocessing.transforms import enlarge
 from lggseg.training.precision import choose_precision
 
 BATCH = 16
@@ -163,7 +164,7 @@ def _at_native_pixels(logits: Tensor) -> Tensor:
     """Logits of whole slices (slices, 1, 256, 256): of a crop padded, of 128 pixels enlarged."""
     size = logits.shape[-1]
     if size <= 128:
-        return torch.nn.functional.interpolate(logits, (256, 256), mode="bilinear")
+        return enlarge(logits, 256 // size)
     return torch.nn.functional.pad(logits, [(256 - size) // 2] * 4, value=-1.0)
 
 

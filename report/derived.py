@@ -16,6 +16,7 @@ from lggseg.evaluation.statistics import (
     compare_all,
     compare_paired,
     holm,
+    limits_of_agreement,
     summarise,
 )
 
@@ -115,11 +116,9 @@ def describe(table: Table) -> dict[str, Any]:
 
 def ratio_limits(ratio: pd.Series) -> dict[str, float]:
     """The geometric ``mean`` of ratios, and ``low`` and ``high``, between which 95 % of them lie if
-    they are log-normal (limits of agreement, Bland and Altman, Lancet 327:307, 1986)."""
-    logs = np.log(ratio)
-    middle, spread = logs.mean(), 1.96 * logs.std()
-    ends = {"mean": middle, "low": middle - spread, "high": middle + spread}
-    return {name: float(np.exp(value)) for name, value in ends.items()}
+    they are log-normal: :func:`limits_of_agreement` of their logarithms."""
+    limits = np.exp(limits_of_agreement(np.log(ratio.to_numpy())))
+    return dict(zip(("mean", "low", "high"), map(float, limits), strict=True))
 
 
 def by_group(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -273,11 +272,11 @@ def how_sets_differ(results: Mapping[str, Any]) -> dict[str, Any]:
     known = [r for r in rows if r["by"] == "RNASeq cluster" and r["group"] != "unknown"]
     own = [row for row in known if row["group"] == CLUSTER]
     names = {"development": "cross_validation", "test": "test"}
-    parts: dict[str, dict[str, int]] = {name: {} for name in names}
-    for row in results["groups"]["groups"]:
-        for name, of in names.items():
-            if row["by"] == "missing sequences" and row["set"] == of:
-                parts[name][row["group"]] = row["n"]
+    groups = by_group(results["groups"]["groups"])
+    parts = {
+        name: {group: row["n"] for group, row in groups[of]["missing sequences"].items()}
+        for name, of in names.items()
+    }
     return {
         "age": {row["set"]: row["median"] for row in rows if row["by"] == "age"},
         "cluster": CLUSTER,

@@ -180,27 +180,32 @@ def intraclass_correlation(ratings: np.ndarray) -> Any:
     return np.where(np.ptp(values, axis=both) == 0, np.nan, found)[()]
 
 
+def limits_of_agreement(differences: np.ndarray) -> tuple[float, float, float]:
+    """The mean of differences ``(n,)`` and, 1.96 standard deviations around it, the limits between
+    which 95 % of them lie if they are normal (Bland and Altman, Lancet 327:307, 1986)."""
+    mean, spread = float(differences.mean()), 1.96 * float(differences.std(ddof=1))
+    return mean, mean - spread, mean + spread
+
+
 def agreement(first: np.ndarray | pd.Series, second: np.ndarray | pd.Series) -> dict[str, float]:
     """Two measurements of the same patients, in the same order.
 
     icc: :func:`intraclass_correlation` with its bootstrap 95 % interval over patients (low, high);
-    bias: mean of second - first, and the limits of agreement around it, lower and upper (± 1.96
-    standard deviations; Bland and Altman 1986); n patients with both. All but n are NaN for fewer
-    than three.
+    bias, lower and upper: :func:`limits_of_agreement` of second - first; n patients with both. All
+    but n are NaN for fewer than three.
     """
     pairs = np.column_stack([first, second]).astype(float)
     pairs = pairs[~np.isnan(pairs).any(axis=1)]
     numbers = dict.fromkeys(("icc", "low", "high", "bias", "lower", "upper"), float("nan"))
     if len(pairs) < 3:
         return {**numbers, "n": len(pairs)}
-    difference = pairs[:, 1] - pairs[:, 0]
-    bias, spread = difference.mean(), 1.96 * difference.std(ddof=1)
+    limits = limits_of_agreement(pairs[:, 1] - pairs[:, 0])
 
     def icc_of(rows: np.ndarray, axis: int) -> Any:  # with an axis: of all resamples at once
         return intraclass_correlation(pairs[rows.astype(int)])
 
     interval = bootstrap_interval(np.arange(len(pairs)), statistic=icc_of)
-    found = (intraclass_correlation(pairs), *interval, bias, bias - spread, bias + spread)
+    found = (intraclass_correlation(pairs), *interval, *limits)
     return {**dict(zip(numbers, map(float, found), strict=True)), "n": len(pairs)}
 
 
