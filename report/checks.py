@@ -39,9 +39,13 @@ def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stale(
-    results: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], card: Mapping[str, Any]
+    results: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    card: Mapping[str, Any],
+    best: Mapping[str, Any],
 ) -> list[str]:
-    """A sentence for each results file that does not fit the shipped model."""
+    """A sentence for each results file that does not fit the shipped model, or that of
+    models/lgg-best."""
     found = []
     shipped = recipe(card["config"])
     for name, values in results.items():
@@ -57,23 +61,29 @@ def stale(
             found.append(f"{name}.json: measured with another recipe ({settings})")
     for name in ("cross_validation", "test"):
         found += _not_of_the_card(name, results[name], tables[name], card)
+        other = f"best_{name}"
+        found += _not_of_the_card(name, results[other], tables[other], best, other)
     return found + _old_groups(results["groups"]["groups"], tables)
 
 
 def _not_of_the_card(
-    name: str, summary: Mapping[str, Any], table: pd.DataFrame, card: Mapping[str, Any]
+    name: str,
+    summary: Mapping[str, Any],
+    table: pd.DataFrame,
+    card: Mapping[str, Any],
+    file: str = "",
 ) -> list[str]:
     """The summary must be that of the model's card, and that of the table per patient."""
-    found = []
+    found, file = [], file or name
     # A model that trained on the test patients has no score of its own there: that of its recipe.
     recorded = card.get(name, card.get(f"recipe_{name}", {}))
     metrics = [key for key, value in summary.items() if isinstance(value, dict) and "mean" in value]
     for metric in metrics:
         mean = summary[metric]["mean"]
         if metric not in recorded or abs(recorded[metric]["mean"] - mean) > TOLERANCE:
-            found.append(f"{name}.json: {metric} is not that of the model's card")
+            found.append(f"{file}.json: {metric} is not that of the model's card")
         if metric in table and abs(table[metric].mean() - mean) > TOLERANCE:
-            found.append(f"{name}.json: {metric} is not the mean of {name}.csv")
+            found.append(f"{file}.json: {metric} is not the mean of {file}.csv")
     return found
 
 
@@ -94,12 +104,13 @@ def _old_groups(groups: list[dict[str, Any]], tables: Mapping[str, pd.DataFrame]
 
 def require_fresh(values: Mapping[str, Any]) -> None:
     """Raise :class:`Stale` that names every results file which does not fit the shipped model."""
-    found = stale(values["results"], values["tables"], values["model"])
+    found = stale(values["results"], values["tables"], values["model"], values["best"])
     if found:
         raise Stale(
             "report/results: " + "; ".join(found) + ". Expected results of the shipped model "
-            "(models/lgg-unet). Measure them again (report/results/README.md says how), or name "
-            "the setting in the file's recipe.differs if it departs from the recipe on purpose."
+            "(models/lgg-unet; best_…: models/lgg-best). Measure them again "
+            "(report/results/README.md says how), or name the setting in the file's "
+            "recipe.differs if it departs from the recipe on purpose."
         )
 
 

@@ -12,6 +12,7 @@ from scipy import stats
 from lggseg.config import Config
 from lggseg.evaluation.quality import Quality, estimate_by_other_groups
 from lggseg.evaluation.statistics import (
+    RANDOM_TABLES,
     agreement,
     compare_all,
     compare_paired,
@@ -31,6 +32,9 @@ WORST = 6  # cross-validated patients whose failures are described
 REST = (2, 3)
 # The RNASeq cluster whose share differs most between the sets.
 CLUSTER = "3"
+# The sets of patients that were scored, by the tables of their scores; the second two by the recipe
+# of models/lgg-best.
+SCORED = ("cross_validation", "test", "best_cross_validation", "best_test")
 # Settings of a run that do not change what it trains.
 OF_THE_RUN = {"fold", "accelerator", "tracker", "deterministic"}
 Table = pd.DataFrame
@@ -42,8 +46,8 @@ def derive(
     """What templates name besides results: each value is that of the function of a similar name.
 
     ``test_pairs``: the networks compared on the test patients, ``best_on_test`` the one with the
-    highest mean; ``longer``: the Attention U-Net less
-    the U-Net, both after all epochs; ``gap``: p of the Dice of both sets being alike; ``small``:
+    highest mean; ``longer``: the network of models/lgg-best less the shipped one, both after all
+    epochs, by the latter's table; ``gap``: p of the Dice of both sets being alike; ``small``:
     tumour volume against Dice; ``rest``: Dice of the folds in :data:`REST`; ``slices``: how many a
     patient has.
     """
@@ -54,9 +58,9 @@ def derive(
     return {
         "test_pairs": compare_all(other).to_dict("records"),
         "best_on_test": str(other.mean().idxmax()),
-        "longer": compare_paired(*_after_all_epochs(tables)),
+        "longer": after_all_epochs(tables),
         "main_pairs": main_pairs(tables["comparison"]),
-        "sets": {"cross_validation": describe(cross), "test": describe(test)},
+        "sets": {name: describe(tables[name]) for name in SCORED},
         "by_group": by_group(results["groups"]["groups"]),
         "gap": float(stats.mannwhitneyu(cross["dice"], test["dice"]).pvalue),
         "small": {"rho": float(rank.statistic), "p": float(rank.pvalue)},
@@ -75,9 +79,7 @@ def derive(
         "lanes": lanes(results["time_to_dice"], results["targets"]["time_to_dice"]["dice"]),
         "test_differs": how_sets_differ(results),
         "smoother": smoother_outlines(tables["shape"]),
-        "fisher": fisher_precision(
-            results["tumour_shape"]["rnaseq"], results["published"]["shape"]["level"]
-        ),
+        "random_tables": RANDOM_TABLES,
         "settings": settings(card["config"]),
         "decided_on_all": decided_on(results["refinement"]["steps"], len(cross)),
     }
@@ -294,14 +296,6 @@ def smoother_outlines(shape: Table) -> dict[str, int]:
     return {**lower, "n": len(wide)}
 
 
-def fisher_precision(rows: list[dict[str, Any]], level: float) -> dict[str, float]:
-    """Of the largest ``p`` of Fisher's test below a level, over rows of features: from how many
-    random ``tables`` it comes, and its standard error."""
-    tables = stats.MonteCarloMethod().n_resamples
-    p = max(row["p_fisher"] for row in rows if row["p_fisher"] < level)
-    return {"p": p, "tables": tables, "standard_error": (p * (1 - p) / tables) ** 0.5}
-
-
 def settings(config: Mapping[str, Any]) -> list[dict[str, str]]:
     """Name, value and meaning of each setting of a recipe, without those of the run."""
     fields = vars(Config)["__pydantic_fields__"]
@@ -330,15 +324,14 @@ def main_pairs(comparison: Table) -> list[dict[str, Any]]:
     rest = [name for name in comparison["model"].unique() if name.endswith(", equal time")]
     rows = alike.drop(columns="p_holm").to_dict("records")
     for name in rest:
-        rows.append(
-            {"first": "unet", "second": name, **compare_paired(dice["unet"], dice[name])},
-        )
+        rows.append({"first": "unet", "second": name, **compare_paired(dice["unet"], dice[name])})
     corrected = holm([row["p"] for row in rows])
     return [{**row, "p_holm": float(p)} for row, p in zip(rows, corrected, strict=True)]
 
 
-def _after_all_epochs(tables: Mapping[str, Table]) -> list[pd.Series]:
-    """Dice of the Attention U-Net and of the U-Net, over the patients of the former."""
-    names = ("attention_40_epochs", "cross_validation")
-    attention, unet = (tables[name].set_index("patient")["dice"] for name in names)
-    return [attention, unet[attention.index]]
+def after_all_epochs(tables: Mapping[str, Table]) -> dict[str, dict[str, Any]]:
+    """Dice of models/lgg-best's recipe against the shipped one's, on the patients of each table."""
+    names = ("cross_validation", "cross_validation_seed_1", "test")
+    dice = {name: tables[name].set_index("patient")["dice"] for name in (*names, *SCORED[2:])}
+    best = {name: dice[f"best_{name.removesuffix('_seed_1')}"] for name in names}
+    return {name: compare_paired(best[name], dice[name][best[name].index]) for name in names}

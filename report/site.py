@@ -49,6 +49,7 @@ PAGES = {
     "CHANGELOG.md": "CHANGELOG.html",
     "report/results/README.md": "report/results/README.html",
     "models/lgg-unet/README.md": "models/lgg-unet/README.html",
+    "models/lgg-best/README.md": "models/lgg-best/README.html",
 }
 
 

@@ -14,13 +14,23 @@ import pandas as pd
 from lggseg.evaluation.quality import LENIENT, STRICT
 from lggseg.evaluation.segmentation import TYPICAL_SPACING
 from report.checks import recipe
-from report.derived import CLOSE, FEWEST, LOW, ROUND_DICE, SIGNIFICANT, derive
+from report.derived import (
+    CLOSE,
+    FEWEST,
+    LOW,
+    ROUND_DICE,
+    SIGNIFICANT,
+    derive,
+    estimate_by_card,
+    judge_estimate,
+)
 from report.pages import AUTHOR
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
 CARD = ROOT / "models" / "lgg-unet" / "model_card.json"
+BEST = ROOT / "models" / "lgg-best" / "model_card.json"
 PATIENTS = 5  # simulated ones, of whom the best, the middle one and the worst are shown
 FAINT = 0.3  # of its contrast that a tumour keeps where a failure is provoked
 STRONGEST = 0.4  # the effect size from which a cell of the associations has the full colour
@@ -45,22 +55,23 @@ def load_results(folder: Path = RESULTS, card: Path = CARD) -> dict[str, Any]:
     """What templates can name.
 
     ``results``: each JSON file, ``tables``: each CSV file as a data frame, both by the file's name
-    without a notebook's number and ``-full``; ``model``: the committed model's card; ``prices``:
-    those of AWS that the package brings, if any; and what :func:`report.derived.derive` makes of
-    them.
+    without a notebook's number and ``-full``; ``model``: the shipped model's card, ``best``: that
+    of models/lgg-best; ``prices``: those of AWS that the package brings, if any; and what
+    :func:`report.derived.derive` makes of them.
     """
     names = {path: re.sub(r"^\d+_|-full$", "", path.stem) for path in sorted(folder.iterdir())}
     prices = ROOT / "src/lggseg/cloud/prices.json"
     tables = {n: pd.read_csv(p) for p, n in names.items() if p.suffix == ".csv"}
     results = {n: json.loads(p.read_text()) for p, n in names.items() if p.suffix == ".json"}
-    model = json.loads(card.read_text())
+    model, best = json.loads(card.read_text()), json.loads(BEST.read_text())
     references = json.loads((HERE / "references.json").read_text())
     return {
         "results": results,
         "tables": tables,
         "failures": json.loads((HERE / "failures.json").read_text()),
         "metrics": METRICS,
-        "candidate": shipped_candidate(results, model),
+        "candidate": candidate_of(results, model),
+        "best_candidate": candidate_of(results, best),
         "quality": model["quality"],
         "round_dice": ROUND_DICE,
         "both_below": LOW,
@@ -81,6 +92,10 @@ def load_results(folder: Path = RESULTS, card: Path = CARD) -> dict[str, Any]:
         "faint_contrast": FAINT,
         "strongest": STRONGEST,
         "model": model,
+        "best": best,
+        "quality_best": judge_estimate(
+            tables["best_test"], *estimate_by_card(tables["best_test"], best["quality"])
+        ),
         "prices": json.loads(prices.read_text()) if prices.exists() else None,
         **derive(tables, results, model),
     }
@@ -91,8 +106,8 @@ def trained_on_test(results: Mapping[str, Any], card: Mapping[str, Any]) -> bool
     return bool(card["split_fingerprint"] != results["patient_split"]["split_fingerprint"])
 
 
-def shipped_candidate(results: Mapping[str, Any], card: Mapping[str, Any]) -> Any:
-    """The row of candidates.json, where it is there, that has the shipped recipe and was scored on
+def candidate_of(results: Mapping[str, Any], card: Mapping[str, Any]) -> Any:
+    """The row of candidates.json, where it is there, that has a model's recipe and was scored on
     institutions that it was trained without."""
     rows = results.get("candidates", {}).get("rows", [])
     plain = [row for row in rows if "config" in row and not row.get("besides")]

@@ -313,7 +313,7 @@ def test_results_of_other_data_are_stale(name: str, loaded: dict[str, Any]) -> N
         checks.require_fresh(planted(loaded, name, {"data_fingerprint": "0123"}))
 
 
-@pytest.mark.parametrize("name", ["cross_validation", "test"])
+@pytest.mark.parametrize("name", ["cross_validation", "test", "best_cross_validation", "best_test"])
 def test_a_summary_of_another_model_is_stale(name: str, loaded: dict[str, Any]) -> None:
     dice = {**loaded["results"][name]["dice"], "mean": 0.9}
     with pytest.raises(checks.Stale, match=rf"{name}.json: dice is not that of the model's card"):

@@ -257,13 +257,18 @@ def associations(features: pd.DataFrame, groupings: pd.DataFrame) -> pd.DataFram
     return tests.assign(p_holm=pd.Series(holm(tested.to_numpy()), tested.index))
 
 
+# Of Fisher's test with more than two groups: p is a share of so many tables.
+RANDOM_TABLES = 99_999
+
+
 def fisher_at_median(values: pd.Series, groups: pd.Series, seed: int = 0) -> float:
     """P of Fisher's exact test between the groups and whether a feature lies above its median, by
-    scipy: exact for two groups, else from 9,999 random tables. NaN where either does not vary."""
+    scipy: exact for two groups, else from :data:`RANDOM_TABLES`. NaN where either does not vary."""
     table = pd.DataFrame({"value": values, "group": groups}).dropna()
     counts = pd.crosstab(table["value"] > table["value"].median(), table["group"]).to_numpy()
     if min(counts.shape, default=0) < 2:
         return float("nan")
-    method = None if counts.shape == (2, 2) else stats.MonteCarloMethod(rng=seed)
+    random = stats.MonteCarloMethod(n_resamples=RANDOM_TABLES, rng=seed)
+    method = None if counts.shape == (2, 2) else random
     # For some tables scipy 1.17 gives an array of one p.
     return float(np.squeeze(stats.fisher_exact(counts, method=method).pvalue))
