@@ -296,7 +296,7 @@ def _cell(axis: Axes, wide: pd.DataFrame, row: object) -> None:
     strength = min(wide.loc[feature, grouping] / STRONGEST, 1)
     axis.add_patch(Rectangle((x, y), 1, 1, color=BLUE, alpha=strength, linewidth=0))
     star = "*" if corrected < 0.05 else ""
-    text = ("<.001" if p < 0.001 else f"{p:.3f}"[1:] if p < 0.1 else f"{p:.2f}"[1:]) + star
+    text = ("<.001" if p < 0.001 else f"{p:.3f}"[1:] if p < 0.1 else f"{p:.2f}".lstrip("0")) + star
     # Both are the page's own colours, so that they stand out on it in the dark as well.
     colour = GROUND if strength > 0.6 else TEXT
     axis.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=7.5, color=colour)

@@ -59,6 +59,7 @@ def derive(
         "test_pairs": compare_all(other).to_dict("records"),
         "best_on_test": str(other.mean().idxmax()),
         "longer": after_all_epochs(tables),
+        "two_worst_gain": gain_of_worst(tables["best_test"], test, 2),
         "main_pairs": main_pairs(tables["comparison"]),
         "sets": {name: describe(tables[name]) for name in SCORED},
         "by_group": by_group(results["groups"]["groups"]),
@@ -83,6 +84,14 @@ def derive(
         "settings": settings(card["config"]),
         "decided_on_all": decided_on(results["refinement"]["steps"], len(cross)),
     }
+
+
+def gain_of_worst(better: Table, table: Table, count: int) -> float:
+    """Of all that ``better`` gains in Dice over ``table``, on the same patients, the share of the
+    ``count`` worst patients of ``table``."""
+    dice = table.set_index("patient")["dice"]
+    gain = better.set_index("patient")["dice"] - dice
+    return float(gain[dice.nsmallest(count).index].sum() / gain.sum())
 
 
 def _fold(table: Table, fold: int) -> dict[str, float]:

@@ -150,6 +150,24 @@ def test_smoother_outlines_are_counted() -> None:
     }
 
 
+def test_the_gain_of_the_worst_is_a_share_of_all_gain() -> None:
+    before = pd.DataFrame({"patient": [*"ABC"], "dice": [0.9, 0.5, 0.6]})
+    after = pd.DataFrame({"patient": [*"CBA"], "dice": [0.7, 0.8, 0.9]})
+    assert derived.gain_of_worst(after, before, 1) == pytest.approx(0.75)
+    assert derived.gain_of_worst(after, before, 2) == pytest.approx(1)
+
+
+def test_both_networks_are_compared_on_the_same_patients(loaded: dict[str, Any]) -> None:
+    found, tables = loaded["longer"], loaded["tables"]
+    assert {name: row["n"] for name, row in found.items()} == {
+        "cross_validation": 70,
+        "cross_validation_seed_1": 70,
+        "test": 17,
+    }
+    gain = tables["best_test"]["dice"].mean() - tables["test"]["dice"].mean()
+    assert found["test"]["difference"] == pytest.approx(gain)
+
+
 def test_each_setting_of_the_recipe_is_explained(loaded: dict[str, Any]) -> None:
     rows = derived.settings(asdict(Config(paste=False)))
     names = {row["name"] for row in rows}
