@@ -60,21 +60,16 @@ def stale(
             settings = ", ".join(f"{k} was {had.get(k)}, is {shipped.get(k)}" for k in odd)
             found.append(f"{name}.json: measured with another recipe ({settings})")
     for name in ("cross_validation", "test"):
-        found += _not_of_the_card(name, results[name], tables[name], card)
-        other = f"best_{name}"
-        found += _not_of_the_card(name, results[other], tables[other], best, other)
+        for file, own in ((name, card), (f"best_{name}", best)):
+            found += _not_of_the_card(file, results[file], tables[file], own)
     return found + _old_groups(results["groups"]["groups"], tables)
 
 
 def _not_of_the_card(
-    name: str,
-    summary: Mapping[str, Any],
-    table: pd.DataFrame,
-    card: Mapping[str, Any],
-    file: str = "",
+    file: str, summary: Mapping[str, Any], table: pd.DataFrame, card: Mapping[str, Any]
 ) -> list[str]:
     """The summary must be that of the model's card, and that of the table per patient."""
-    found, file = [], file or name
+    found, name = [], file.removeprefix("best_")
     # A model that trained on the test patients has no score of its own there: that of its recipe.
     recorded = card.get(name, card.get(f"recipe_{name}", {}))
     metrics = [key for key, value in summary.items() if isinstance(value, dict) and "mean" in value]

@@ -46,10 +46,8 @@ def derive(
     """What templates name besides results: each value is that of the function of a similar name.
 
     ``test_pairs``: the networks compared on the test patients, ``best_on_test`` the one with the
-    highest mean; ``longer``: the network of models/lgg-best less the shipped one, both after all
-    epochs, by the latter's table; ``gap``: p of the Dice of both sets being alike; ``small``:
-    tumour volume against Dice; ``rest``: Dice of the folds in :data:`REST`; ``slices``: how many a
-    patient has.
+    highest mean; ``gap``: p of the Dice of both sets being alike; ``small``: tumour volume against
+    Dice; ``rest``: Dice of the folds in :data:`REST`; ``slices``: how many a patient has.
     """
     cross, test = tables["cross_validation"], tables["test"]
     other = tables["comparison_test"].pivot(index="patient", columns="model", values="dice")
@@ -58,8 +56,6 @@ def derive(
     return {
         "test_pairs": compare_all(other).to_dict("records"),
         "best_on_test": str(other.mean().idxmax()),
-        "longer": after_all_epochs(tables),
-        "two_worst_gain": gain_of_worst(tables["best_test"], test, 2),
         "main_pairs": main_pairs(tables["comparison"]),
         "sets": {name: describe(tables[name]) for name in SCORED},
         "by_group": by_group(results["groups"]["groups"]),
@@ -84,14 +80,6 @@ def derive(
         "settings": settings(card["config"]),
         "decided_on_all": decided_on(results["refinement"]["steps"], len(cross)),
     }
-
-
-def gain_of_worst(better: Table, table: Table, count: int) -> float:
-    """Of all that ``better`` gains in Dice over ``table``, on the same patients, the share of the
-    ``count`` worst patients of ``table``."""
-    dice = table.set_index("patient")["dice"]
-    gain = better.set_index("patient")["dice"] - dice
-    return float(gain[dice.nsmallest(count).index].sum() / gain.sum())
 
 
 def _fold(table: Table, fold: int) -> dict[str, float]:
@@ -336,11 +324,3 @@ def main_pairs(comparison: Table) -> list[dict[str, Any]]:
         rows.append({"first": "unet", "second": name, **compare_paired(dice["unet"], dice[name])})
     corrected = holm([row["p"] for row in rows])
     return [{**row, "p_holm": float(p)} for row, p in zip(rows, corrected, strict=True)]
-
-
-def after_all_epochs(tables: Mapping[str, Table]) -> dict[str, dict[str, Any]]:
-    """Dice of models/lgg-best's recipe against the shipped one's, on the patients of each table."""
-    names = ("cross_validation", "cross_validation_seed_1", "test")
-    dice = {name: tables[name].set_index("patient")["dice"] for name in (*names, *SCORED[2:])}
-    best = {name: dice[f"best_{name.removesuffix('_seed_1')}"] for name in names}
-    return {name: compare_paired(best[name], dice[name][best[name].index]) for name in names}

@@ -14,17 +14,9 @@ import pandas as pd
 from lggseg.evaluation.quality import LENIENT, STRICT
 from lggseg.evaluation.segmentation import TYPICAL_SPACING
 from report.checks import recipe
-from report.derived import (
-    CLOSE,
-    FEWEST,
-    LOW,
-    ROUND_DICE,
-    SIGNIFICANT,
-    derive,
-    estimate_by_card,
-    judge_estimate,
-)
+from report.derived import CLOSE, FEWEST, LOW, ROUND_DICE, SIGNIFICANT, derive
 from report.pages import AUTHOR
+from report.two_models import compare_models
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -57,7 +49,7 @@ def load_results(folder: Path = RESULTS, card: Path = CARD) -> dict[str, Any]:
     ``results``: each JSON file, ``tables``: each CSV file as a data frame, both by the file's name
     without a notebook's number and ``-full``; ``model``: the shipped model's card, ``best``: that
     of models/lgg-best; ``prices``: those of AWS that the package brings, if any; and what
-    :func:`report.derived.derive` makes of them.
+    :func:`report.derived.derive` and :func:`report.two_models.compare_models` make of them.
     """
     names = {path: re.sub(r"^\d+_|-full$", "", path.stem) for path in sorted(folder.iterdir())}
     prices = ROOT / "src/lggseg/cloud/prices.json"
@@ -93,11 +85,9 @@ def load_results(folder: Path = RESULTS, card: Path = CARD) -> dict[str, Any]:
         "strongest": STRONGEST,
         "model": model,
         "best": best,
-        "quality_best": judge_estimate(
-            tables["best_test"], *estimate_by_card(tables["best_test"], best["quality"])
-        ),
         "prices": json.loads(prices.read_text()) if prices.exists() else None,
         **derive(tables, results, model),
+        **compare_models(tables, results, model, best),
     }
 
 

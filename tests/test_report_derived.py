@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lggseg.config import Config
-from report import derived, values
+from report import derived, two_models, values
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +153,8 @@ def test_smoother_outlines_are_counted() -> None:
 def test_the_gain_of_the_worst_is_a_share_of_all_gain() -> None:
     before = pd.DataFrame({"patient": [*"ABC"], "dice": [0.9, 0.5, 0.6]})
     after = pd.DataFrame({"patient": [*"CBA"], "dice": [0.7, 0.8, 0.9]})
-    assert derived.gain_of_worst(after, before, 1) == pytest.approx(0.75)
-    assert derived.gain_of_worst(after, before, 2) == pytest.approx(1)
+    assert two_models.gain_of_worst(after, before, 1) == pytest.approx(0.75)
+    assert two_models.gain_of_worst(after, before, 2) == pytest.approx(1)
 
 
 def test_both_networks_are_compared_on_the_same_patients(loaded: dict[str, Any]) -> None:

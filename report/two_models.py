@@ -1,0 +1,51 @@
+"""What the report says of models/lgg-best beside the shipped model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lggseg.evaluation.statistics import compare_paired
+from report.derived import Table, estimate_by_card, judge_estimate
+
+# The tables of the shipped network's scores, and that of lgg-best's on the same patients.
+PAIRS = {
+    "cross_validation": "best_cross_validation",
+    "cross_validation_seed_1": "best_cross_validation",
+    "test": "best_test",
+}
+
+
+def compare_models(
+    tables: Mapping[str, Table],
+    results: Mapping[str, Any],
+    card: Mapping[str, Any],
+    best: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What templates name: ``longer``, by the tables of :data:`PAIRS`, the Dice of lgg-best less
+    the shipped network's; ``two_worst_gain``, how much of it two test patients make;
+    ``times_as_long``, its training time over the latter's; ``quality_best``, as ``quality_test``.
+
+    card, best: the model cards of the shipped model and of lgg-best.
+    """
+    seconds = results["best_cross_validation"]["training_seconds"]
+    test = tables["best_test"]
+    return {
+        "longer": {own: _compare(tables[best], tables[own]) for own, best in PAIRS.items()},
+        "two_worst_gain": gain_of_worst(test, tables["test"], 2),
+        "times_as_long": seconds[best["config"]["network"]] / seconds[card["config"]["network"]],
+        "quality_best": judge_estimate(test, *estimate_by_card(test, best["quality"])),
+    }
+
+
+def _compare(better: Table, table: Table) -> dict[str, Any]:
+    dice, other = (each.set_index("patient")["dice"] for each in (better, table))
+    return compare_paired(dice, other[dice.index])
+
+
+def gain_of_worst(better: Table, table: Table, count: int) -> float:
+    """Of all that ``better`` gains in Dice over ``table``, on the same patients, the share of the
+    ``count`` worst patients of ``table``."""
+    dice = table.set_index("patient")["dice"]
+    gain = better.set_index("patient")["dice"] - dice
+    return float(gain[dice.nsmallest(count).index].sum() / gain.sum())
