@@ -1,12 +1,15 @@
-"""What only a GPU can prove: ``pytest -m gpu``. Skipped where there is none."""
+"""What only a GPU can prove: ``pytest -m gpu``. Skipped where there is none; with ``REHEARSAL=1``,
+as ``benchmarks/gpu.py --smoke`` sets it, what needs no call of CUDA runs on the processor."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -16,14 +19,18 @@ from lggseg.data.splits import make_split, slice_subsets
 from lggseg.experiments.side_by_side import train_together
 from lggseg.training import cuda_graph
 from lggseg.training.datamodule import DeviceCohort, training_rows
+from lggseg.training.module import SegmentationModule
 from lggseg.training.step import Networks, TrainingStep, build_optimizer, runner
+from lggseg.training.train import train
 
+CUDA = torch.cuda.is_available()
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    pytest.mark.skipif(not CUDA and "REHEARSAL" not in os.environ, reason="no GPU"),
 ]
+on_cuda = pytest.mark.skipif(not CUDA, reason="no GPU")
 CONFIG = Config(width=16, downsample=4, batch_size=8, precision="bf16-mixed")
-GPU = torch.device("cuda")
+GPU = torch.device("cuda" if CUDA else "cpu")
 
 
 def make_step(cohort: Cohort, config: Config, **options: int) -> TrainingStep:
@@ -45,6 +52,7 @@ def rows(cohort: Cohort) -> list[torch.Tensor]:
     return list(training_rows(cohort, subsets, CONFIG, lambda: 0))
 
 
+@on_cuda
 def test_a_captured_step_equals_a_launched_one(
     cohort: Cohort, rows: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +68,7 @@ def test_a_captured_step_equals_a_launched_one(
     np.testing.assert_allclose(one[:8], two[:8], rtol=2e-3)
 
 
+@on_cuda
 @pytest.mark.parametrize("switch", ["0", "1"])
 def test_a_step_never_waits_for_the_device(
     cohort: Cohort, rows: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch, switch: str
@@ -78,6 +87,7 @@ def test_a_step_never_waits_for_the_device(
         torch.cuda.set_sync_debug_mode("default")
 
 
+@on_cuda
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "32-true"])
 def test_two_hundred_steps_stay_finite(
     cohort: Cohort, rows: list[torch.Tensor], precision: str
@@ -103,12 +113,32 @@ def test_a_forced_overflow_skips_the_step_in_16_bits(
     assert not all(map(torch.equal, before, after))
 
 
+@on_cuda
 def test_a_cohort_that_does_not_fit_stays_in_pinned_memory(
     cohort: Cohort, rows: list[torch.Tensor]
 ) -> None:
     step = make_step(cohort, CONFIG, budget=1000)
     assert step.on_device.pixels.is_pinned() and not step.capturable
     assert np.isfinite(losses(step, 3, rows)).all()
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: SegmentationModule) -> None:
+        if self.current_epoch == 2:
+            raise RuntimeError("the machine was taken away")
+
+    config, split = replace(CONFIG, epochs=4), make_split(cohort)
+    whole = train(config, cohort, split, tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="taken away"):
+        patch.setattr(SegmentationModule, "on_validation_epoch_end", fail)
+        train(config, cohort, split, tmp_path / "run", progress=False)
+    assert len(pd.read_csv(tmp_path / "run" / "metrics.csv")) == 2
+    run = train(config, cohort, split, tmp_path / "run", resume=True, progress=False)
+    tables = [pd.read_csv(folder / "metrics.csv") for folder in (run, whole)]
+    one, two = (table[["epoch", "train/loss", "val/loss"]] for table in tables)
+    pd.testing.assert_frame_equal(one, two, rtol=2e-2)  # cuDNN adds in any order
 
 
 def test_models_side_by_side_give_what_each_gives_alone(cohort: Cohort) -> None:
@@ -139,6 +169,7 @@ def test_cpu_and_gpu_draw_the_same_mask(
     assert (mask != there).float().mean() < 1e-4
 
 
+@on_cuda
 def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     made: Callable[[], bool] = lambda: cuda_graph.available(GPU)  # noqa: E731
     assert made() and os.environ.get("LGGSEG_CUDA_GRAPH") is None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lggseg.config import Config, profile
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split, patients_of, slice_subsets
-from lggseg.experiments.side_by_side import train_together
+from lggseg.experiments.side_by_side import Model, train_together
 from lggseg.training import train
 from lggseg.training.datamodule import DeviceCohort
 from lggseg.training.step import (
@@ -101,6 +105,49 @@ def test_models_side_by_side_give_what_each_gives_alone(cohort: Cohort) -> None:
         assert trained.dice.to_dict() == alone.dice.to_dict()
         weights = zip(trained.networks.parameters(), alone.networks.parameters(), strict=True)
         assert all(torch.equal(one, other) for one, other in weights)
+
+
+class _Watch(TorchDispatchMode):
+    """Which operations change a tensor, and on whose stream."""
+
+    def __init__(self, stream: list[str], watched: dict[int, str]) -> None:
+        super().__init__()
+        self.stream, self.watched, self.seen = stream, watched, set[tuple[str, str]]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for argument in args:
+            owner = self.watched.get(id(argument))
+            if owner:
+                self.seen.add((owner, self.stream[-1]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_model_is_touched_on_its_own_stream_alone(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams of a GPU wait for nothing: what is done on another one overtakes this one's steps,
+    and a stream that stays set after a step is the next model's."""
+    stream = ["nobody"]
+
+    @contextmanager
+    def on_stream(model: Model) -> Iterator[None]:
+        assert stream == ["nobody"]
+        stream.append(str(model.config.seed))
+        yield
+        assert stream.pop() == str(model.config.seed)
+
+    monkeypatch.setattr(Model, "on_stream", on_stream)
+    labels = slice_subsets(cohort, make_split(cohort), 0)
+    configs = [replace(CONFIG, seed=seed) for seed in (0, 1)]
+    on_device = DeviceCohort(cohort, CONFIG, CPU)
+    models = [Model(config, cohort, labels, on_device) for config in configs]
+    totals = {id(model.step.total): str(model.config.seed) for model in models}
+    running = [model.steps() for model in models]
+    with _Watch(stream, totals) as watch:
+        while running:
+            running = [steps for steps in running if next(steps, None) is not None]
+            assert stream == ["nobody"]
+    assert watch.seen == {("0", "0"), ("1", "1")}
 
 
 def test_a_model_of_an_experiment_is_that_of_a_training(cohort: Cohort) -> None:

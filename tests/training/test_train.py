@@ -347,6 +347,20 @@ def test_a_cohort_too_large_for_the_device_stays_on_the_host(
     )
 
 
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_pixels_are_shrunk_as_the_network_sees_them_later(cohort: Cohort, factor: int) -> None:
+    """To the last bit, ties of rounding included: prediction shrinks in floating point."""
+    rng = np.random.default_rng(0)
+    rows = range(len(cohort.slices))
+    noise = rng.integers(0, 256, cohort.images.shape, dtype=np.uint8)
+    held = DeviceCohort(replace(cohort, images=noise), replace(CONFIG, downsample=factor), CPU)
+    for part in torch.tensor(rows).split(8):
+        image = torch.from_numpy(noise[part]).permute(0, 3, 1, 2)
+        mask = torch.from_numpy(cohort.masks[part])[:, None]
+        expected = transforms.shrink(torch.cat([image, mask], dim=1), factor)
+        assert torch.equal(held.pixels[part].float(), expected.float())
+
+
 def test_neighbours_come_from_the_same_patient(cohort: Cohort) -> None:
     image = DeviceCohort(cohort, CONFIG, CPU).gather(torch.arange(12))
     first, last = 0, 5  # of the first patient

@@ -1,8 +1,8 @@
 """Several models trained side by side on one device: folds, seeds and candidates of an experiment.
 
 A small network leaves most of a GPU idle. Here each model has its own CUDA graph on its own stream,
-over one copy of the cohort, and gets exactly the result that it gets alone. On a CPU they take
-turns.
+over one copy of the cohort, and gets exactly the result that it gets alone; on a GPU not where it
+has dropout, which draws from one generator that all graphs share. On a CPU they take turns.
 """
 
 from __future__ import annotations
@@ -68,12 +68,15 @@ class Model:
         return torch.cuda.stream(self.stream) if self.stream else nullcontext()
 
     def steps(self) -> Iterator[Tensor]:
-        """The loss of each step, epoch after epoch."""
+        """The loss of each step, epoch after epoch. The stream is left after each of them, because
+        another model's step comes next."""
         for _ in range(self.config.epochs):
-            self.step.total.zero_()
-            for rows in self.rows:
+            for number, rows in enumerate(self.rows):
                 with self.on_stream():
-                    yield self.run(rows)
+                    if number == 0:
+                        self.step.total.zero_()
+                    loss = self.run(rows)
+                yield loss
 
     def dice(self) -> pd.Series:
         """Dice per validation patient of the averaged weights."""
