@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lggseg.evaluation.statistics import compare_paired
-from report.derived import Table, estimate_by_card, judge_estimate
+from report.derived import Table, estimate_by_card, estimate_by_other_folds, judge_estimate
 
 # The tables of the shipped network's scores, and that of lgg-best's on the same patients.
 PAIRS = {
@@ -24,17 +24,18 @@ def compare_models(
 ) -> dict[str, Any]:
     """What templates name: ``longer``, by the tables of :data:`PAIRS`, the Dice of lgg-best less
     the shipped network's; ``two_worst_gain``, how much of it two test patients make;
-    ``times_as_long``, its training time over the latter's; ``quality_best``, as ``quality_test``.
+    ``times_as_long``, its training time over the latter's; ``quality_best`` and ``quality_best_cv``, as ``quality_test`` and ``quality_cv``.
 
     card, best: the model cards of the shipped model and of lgg-best.
     """
     seconds = results["best_cross_validation"]["training_seconds"]
-    test = tables["best_test"]
+    test, folds = tables["best_test"], tables["best_cross_validation"]
     return {
         "longer": {own: _compare(tables[best], tables[own]) for own, best in PAIRS.items()},
         "two_worst_gain": gain_of_worst(test, tables["test"], 2),
         "times_as_long": seconds[best["config"]["network"]] / seconds[card["config"]["network"]],
         "quality_best": judge_estimate(test, *estimate_by_card(test, best["quality"])),
+        "quality_best_cv": judge_estimate(folds, *estimate_by_other_folds(folds)),
     }
 
 

@@ -160,7 +160,7 @@ def test_results_of_real_patients_are_drawn_by_the_same_functions() -> None:
     drawn = plots.split_balance(plots.REAL, plots.real_split())
     assert "(real patients)" in drawn.get_suptitle()
     candidates = plots.real_candidates()
-    assert candidates["ships"].sum() == 1 and candidates["mean"].between(0, 1).all()
+    assert candidates["ships"].sum() == 2 and candidates["mean"].between(0, 1).all()
     assert (candidates["epochs"] > 0).all()
     assert set(plots.failures().index) <= set(plots.real_split()["patient"])
 
