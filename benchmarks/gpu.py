@@ -6,14 +6,17 @@
 
 A machine with a GPU may be at hand for minutes only, and may have neither the data nor a network:
 so the cohort at half the resolution and its masks travel as two files, and each stage writes its
-results as soon as it has them, the most valuable first. What a file holds already is not measured
-again. What is still to be proved there: docs/gpu.md. Slices are enlarged again for MONAI's
-pipelines, which train at 224 pixels; the statistics of each volume are those of the halved slices.
+results as soon as it has them, the most valuable first. A stage that is complete is not measured
+again; the race and the candidates go on where they were cut off. What is still to be proved there:
+docs/gpu.md. Slices are enlarged again for MONAI's pipelines, which train at 224 pixels; the
+statistics of each volume are those of the halved slices.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import gc
 import hashlib
 import io
 import json
@@ -27,6 +30,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,9 +124,17 @@ def tests(options: argparse.Namespace) -> Row:
     file = "tests/training/test_gpu.py"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", file, "-rA"]
     rehearsal = {"REHEARSAL": "1"} if options.smoke else {}
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **rehearsal})
-    (options.out / "tests.log").write_text(done.stdout + done.stderr)
-    return {"status": done.returncode, "closing": done.stdout.strip().splitlines()[-1:]}
+    with open(options.out / "tests.log", "w+") as log:
+        status = subprocess.call(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **rehearsal},
+            timeout=options.left(),
+        )
+        log.seek(0)
+        lines = log.read().strip().splitlines()
+    return {"status": status, "closing": lines[-1:]}
 
 
 class _Bench:
@@ -183,36 +195,69 @@ def _table(trained: list[Any]) -> Row:
     return {**rounded, "seconds": seconds, "models": models, "dice": seeds}
 
 
-def speed(options: argparse.Namespace) -> Row:
-    """Milliseconds a step, captured and launched kernel by kernel; an epoch against its steps; how
-    long a training takes when everything is warm; peak memory; inference."""
+def speed(options: argparse.Namespace) -> Iterator[Row]:
+    """Peak memory; how long a training takes when everything is warm; an epoch, in a bare loop and
+    with Lightning and validation, against its steps; milliseconds a step, captured and launched
+    kernel by kernel; validation."""
     import torch
 
     from lggseg.experiments.side_by_side import Model
     from lggseg.training.step import count_voxels
 
-    bench, results = _Bench(options), {}
+    bench, results = _Bench(options), Row()
     (config,), (subsets,) = bench.folds(bench.config, range(1), range(1))
     epochs = 1 if bench.smoke else SHORT
     short = replace(config, epochs=epochs, paste=False)
-    for name, switch in (("captured", "1"), ("launched", "0")):
-        os.environ["LGGSEG_CUDA_GRAPH"] = switch
-        for network in ("unet",) if bench.smoke else ("unet", "attention_unet", "swin_unetr"):
-            model = Model(replace(config, network=network), bench.cohort, subsets, bench.on_device)
-            batch = next(iter(model.rows))
-            results[f"{name} {network}, ms a step"] = _milliseconds(
-                bench, lambda m=model, b=batch: m.run(b)
-            )
-        results[f"{name}, {epochs} epochs"] = [_run(bench, short, subsets) for _ in range(2)]
-    os.environ["LGGSEG_CUDA_GRAPH"] = "1"
-    if bench.device.type == "cuda":
-        results["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    networks = ("unet",) if bench.smoke else ("unet", "attention_unet", "swin_unetr")
+    for name, switch, trainings in (("captured", "1", 2), ("launched", "0", 1)):
+        with _environment("LGGSEG_CUDA_GRAPH", switch):
+            runs = [_run(bench, short, subsets) for _ in range(trainings)]
+            results[f"{name}, {epochs} epochs"] = runs
+            results.setdefault("peak_mib", runs[0].get("peak_mib"))
+            results[f"{name}, s an epoch with Lightning"] = _epoch_with_lightning(bench, short)
+            yield results
+            for network in networks:
+                own = replace(config, network=network)
+                model = Model(own, bench.cohort, subsets, bench.on_device)
+                results[f"{name} {network}, ms a step"] = _milliseconds(
+                    bench, functools.partial(model.run, next(iter(model.rows)))
+                )
+        yield results
     rows = torch.arange(min(128, len(bench.cohort.slices)), device=bench.device)
     milliseconds = _milliseconds(
         bench, lambda: count_voxels(model.networks, bench.on_device, rows)[1]
     )
     results["swin validation, slices/s"] = len(rows) / milliseconds * 1000
-    return results
+    yield results
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """An environment variable for a while."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def _epoch_with_lightning(bench: _Bench, config: Any) -> float | None:
+    """Seconds from the end of one epoch to that of the next, as a user's training takes them."""
+    from lggseg.training.train import validation_dice
+
+    marks: list[float] = []
+    subsets = bench.folds(config, range(1), range(1))[1][0]
+    validation_dice(
+        replace(config, epochs=max(2, config.epochs)),
+        bench.cohort,
+        subsets,
+        progress=False,
+        each_epoch=lambda _: marks.append(time.perf_counter()),
+    )
+    return float(statistics.median(np.diff(marks)))
 
 
 def _milliseconds(bench: _Bench, call: Callable[[], Any], calls: int = 60) -> float:
@@ -233,8 +278,14 @@ def _milliseconds(bench: _Bench, call: Callable[[], Any], calls: int = 60) -> fl
 def _run(bench: _Bench, config: Any, subsets: Any) -> Row:
     """One training by itself: its Dice, and an epoch against as many steps on the same rows (which
     are gathered and augmented anew, too)."""
+    import torch
+
     from lggseg.experiments.side_by_side import Model
 
+    cuda = bench.device.type == "cuda"
+    gc.collect()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     model = Model(config, bench.cohort, subsets, bench.on_device)
     marks = [time.perf_counter()]
@@ -244,6 +295,7 @@ def _run(bench: _Bench, config: Any, subsets: Any) -> Row:
             marks.append(time.perf_counter())
     dice = float(model.dice().mean())
     seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else None
     batch = next(iter(model.rows))
     bare = _milliseconds(bench, lambda: model.run(batch)) * len(model.rows) / 1000
     epoch = statistics.median(np.diff(marks))
@@ -253,6 +305,7 @@ def _run(bench: _Bench, config: Any, subsets: Any) -> Row:
         "epoch": epoch,
         "steps_of_an_epoch": bare,
         "epoch_ratio": epoch / bare,
+        "peak_mib": peak,
     }
 
 
@@ -299,21 +352,39 @@ def race(options: argparse.Namespace) -> Iterator[Row]:
     if options.smoke:
         plan = [(ours, 120), ("monai-tuned 1", 30)]
     _compile()
-    runs: list[Row] = []
-    for number, (name, limit) in enumerate(plan):
+    runs = _so_far(options, "race").get("runs", [])
+    for number, (name, most) in enumerate(plan[len(runs) :], start=len(runs)):
         command = [sys.executable, __file__, "--contestant", name, "--seed", str(number)]
         command += ["--cohort", str(options.cohort), *(["--smoke"] if options.smoke else [])]
-        runs.append({"name": name, "limit": limit, "rows": watch(command, limit)})
+        limit = min(most, options.left())
+        run: Row = {"name": name, "limit": limit, "rows": []}
+        try:
+            run["rows"] = watch(command, limit)
+        except RuntimeError as error:
+            run["error"] = str(error)
+        if limit == most or run["rows"]:
+            runs.append(run)
         yield {"runs": runs}
 
 
 def _compile() -> None:
-    """Let every process from here on find its libraries compiled."""
+    """Let every process from here on find its libraries compiled, and CUDA's read from the disk."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / "lggseg-bytecode")
-    modules = "import peers, lggseg.training.train"
-    here = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); {modules}"
-    subprocess.run([sys.executable, "-c", here], check=True)
+    lines = [
+        "import sys",
+        f"sys.path.append({str(Path(__file__).parent)!r})",
+        "import peers, lggseg.training.train, torch",
+        "x = torch.ones(1, 8, 8, 8, device='cuda' if torch.cuda.is_available() else 'cpu')",
+        "print(float(torch.nn.functional.conv2d(x, x).sum() + (x @ x).sum()))",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, stdout=subprocess.DEVNULL)
+
+
+def _so_far(options: argparse.Namespace, stage: str) -> Row:
+    """What an earlier call that was cut off has left of a stage."""
+    path = options.out / f"{stage}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def muon(options: argparse.Namespace) -> Iterator[Row]:
@@ -333,9 +404,12 @@ def muon(options: argparse.Namespace) -> Iterator[Row]:
     ):
         optim.as_matrix = (lambda weight, _=False: usual(weight)) if flat else usual
         optim.orthogonalise.__defaults__ = (iterations,)
-        results[name] = _table(bench.train(*bench.folds(bench.config, seeds, range(2))))
+        try:
+            trained = bench.train(*bench.folds(bench.config, seeds, range(2)))
+        finally:
+            optim.as_matrix, optim.orthogonalise.__defaults__ = usual, (tuned,)
+        results[name] = _table(trained)
         yield results
-    optim.as_matrix, optim.orthogonalise.__defaults__ = usual, (tuned,)
 
 
 def candidates(options: argparse.Namespace) -> Iterator[Row]:
@@ -362,8 +436,9 @@ def collect(folder: Path, path: Path) -> None:
 
     stages = {name: json.loads((folder / f"{name}.json").read_text()) for name in STAGES
               if (folder / f"{name}.json").exists()}  # fmt: skip
+    beside = ("machine", "complete")
     results = {
-        name: {k: v for k, v in found.items() if k != "machine"} for name, found in stages.items()
+        name: {k: v for k, v in found.items() if k not in beside} for name, found in stages.items()
     }
     facts = next(iter(stages.values()))["machine"]
     write_json({"machine": facts, "summary": summarise(results), **results}, path)
@@ -371,12 +446,14 @@ def collect(folder: Path, path: Path) -> None:
 
 def summarise(results: Row) -> Row:
     """Medians of the speed and of the race, and the Dice of each candidate with its interval."""
-    found, summary = results["speed"], {}
-    warm = next(rows for name, rows in found.items() if name.startswith("captured,"))
-    summary["warm"] = {key: statistics.median(row[key] for row in warm) for key in warm[0]}
+    found, summary = results.get("speed", {}), Row()
+    for name, rows in found.items():
+        if name.startswith("captured,") and isinstance(rows, list):
+            numbers = [key for key in rows[0] if rows[0][key] is not None]
+            summary["warm"] = {key: statistics.median(row[key] for row in rows) for key in numbers}
     networks = [name.split()[1].strip(",") for name in found if "ms a step" in name]
     for kind in ("captured", "launched"):
-        steps = {name: found[f"{kind} {name}, ms a step"] for name in dict.fromkeys(networks)}
+        steps = {name: found.get(f"{kind} {name}, ms a step") for name in dict.fromkeys(networks)}
         summary[f"{kind}_ms"] = steps
     summary["peak_mib"] = found.get("peak_mib")
     summary["race"] = {}
@@ -394,6 +471,8 @@ def _told(run: Row) -> Row:
 
     rows = run["rows"]
     times = {f"{target:.2f}": reached(rows, target, "wall") for target in TARGETS}
+    if not rows:
+        return {**times, "limit": run["limit"]}
     best = max(row["dice"] for row in rows)
     ends = {"first": rows[0]["wall"], "last": rows[-1]["wall"], "dice": rows[-1]["dice"]}
     return {**times, **ends, "best": best}
@@ -410,22 +489,24 @@ STAGES: dict[str, Callable[[argparse.Namespace], Any]] = {
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Run the stages; each writes its file after every result. None begins, and none goes on to its
-    next result, after ``options.minutes``."""
+    """Run the stages that are not complete yet; each writes its file after every result. None
+    begins, and none goes on to its next result, after ``options.minutes``."""
     from lggseg.utils.files import write_json
 
     options.out.mkdir(parents=True, exist_ok=True)
     facts, end = machine(), time.monotonic() + 60 * options.minutes
+    options.left = lambda: max(0.0, end - time.monotonic())
     for name in options.stages:
         path, start = options.out / f"{name}.json", time.perf_counter()
-        if path.exists() or time.monotonic() > end:
+        if _so_far(options, name).get("complete") or not options.left():
             continue
         try:
-            result = STAGES[name](options)
+            result, part = STAGES[name](options), Row()
             for part in result if isinstance(result, Iterator) else [result]:
                 write_json({"machine": facts, **part}, path)
-                if time.monotonic() > end:
-                    break
+                if not options.left():
+                    return
+            write_json({"machine": facts, **part, "complete": True}, path)
         except Exception:  # the next stage may work all the same
             traceback.print_exc()
         print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)

@@ -24,7 +24,8 @@ def compare_models(
 ) -> dict[str, Any]:
     """What templates name: ``longer``, by the tables of :data:`PAIRS`, the Dice of lgg-best less
     the shipped network's; ``two_worst_gain``, how much of it two test patients make;
-    ``times_as_long``, its training time over the latter's; ``quality_best`` and ``quality_best_cv``, as ``quality_test`` and ``quality_cv``.
+    ``times_as_long``, its training time over the latter's; ``quality_best`` and
+    ``quality_best_cv``, as ``quality_test`` and ``quality_cv``.
 
     card, best: the model cards of the shipped model and of lgg-best.
     """

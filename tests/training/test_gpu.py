@@ -3,6 +3,7 @@ as ``benchmarks/gpu.py --smoke`` sets it, what needs no call of CUDA runs on the
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,9 @@ from lggseg.config import Config
 from lggseg.data.cohort import Cohort
 from lggseg.data.splits import make_split, slice_subsets
 from lggseg.experiments.side_by_side import train_together
+from lggseg.inference.engines import torch_engine
+from lggseg.inference.onnx_export import export_model
+from lggseg.inference.segmenter import Segmenter
 from lggseg.training import cuda_graph
 from lggseg.training.datamodule import DeviceCohort, training_rows
 from lggseg.training.module import SegmentationModule
@@ -56,7 +60,7 @@ def rows(cohort: Cohort) -> list[torch.Tensor]:
 def test_a_captured_step_equals_a_launched_one(
     cohort: Cohort, rows: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(CONFIG, precision="32-true", deterministic=True)
+    config = replace(CONFIG, precision="32-true")
     captured = make_step(cohort, config)
     assert captured.capturable
     one = losses(captured, 24, rows)
@@ -64,8 +68,8 @@ def test_a_captured_step_equals_a_launched_one(
     launched = make_step(cohort, config)
     assert not launched.capturable
     two = losses(launched, 24, rows)
-    np.testing.assert_allclose(one, two, rtol=2e-2, atol=2e-3)
-    np.testing.assert_allclose(one[:8], two[:8], rtol=2e-3)
+    # On an H100 eight epochs gave the same Dice to the last digit.
+    np.testing.assert_allclose(one, two, rtol=1e-3)
 
 
 @on_cuda
@@ -114,11 +118,11 @@ def test_a_forced_overflow_skips_the_step_in_16_bits(
 
 
 @on_cuda
-def test_a_cohort_that_does_not_fit_stays_in_pinned_memory(
+def test_a_cohort_that_does_not_fit_stays_in_the_hosts_memory(
     cohort: Cohort, rows: list[torch.Tensor]
 ) -> None:
     step = make_step(cohort, CONFIG, budget=1000)
-    assert step.on_device.pixels.is_pinned() and not step.capturable
+    assert not step.on_device.pixels.is_cuda and not step.capturable
     assert np.isfinite(losses(step, 3, rows)).all()
 
 
@@ -138,7 +142,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
     run = train(config, cohort, split, tmp_path / "run", resume=True, progress=False)
     tables = [pd.read_csv(folder / "metrics.csv") for folder in (run, whole)]
     one, two = (table[["epoch", "train/loss", "val/loss"]] for table in tables)
-    pd.testing.assert_frame_equal(one, two, rtol=2e-2)  # cuDNN adds in any order
+    pd.testing.assert_frame_equal(one, two, rtol=1e-3)
 
 
 def test_models_side_by_side_give_what_each_gives_alone(cohort: Cohort) -> None:
@@ -149,24 +153,39 @@ def test_models_side_by_side_give_what_each_gives_alone(cohort: Cohort) -> None:
     both = train_together(configs, cohort, subsets, GPU)
     for one, labels, together in zip(configs, subsets, both, strict=True):
         (alone,) = train_together([one], cohort, [labels], GPU)
-        assert together.loss == pytest.approx(alone.loss, rel=0.05)
+        assert together.loss == pytest.approx(alone.loss, rel=1e-3)
+
+
+@on_cuda
+def test_a_graph_is_recorded_while_earlier_trainings_are_forgotten(
+    cohort: Cohort, rows: list[torch.Tensor]
+) -> None:
+    """Python's garbage collector, which here runs all the time, may destroy none of theirs then."""
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(4):
+            step = make_step(cohort, CONFIG)
+            step.networks.itself = [step]  # type: ignore[assignment] # a cycle, as Lightning's are
+            assert np.isfinite(losses(step, 6, rows)).all()
+            del step
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_cpu_and_gpu_draw_the_same_mask(
-    cohort: Cohort, rows: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+    cohort: Cohort, rows: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # Convolutions of 32 bits round to 19 on a GPU by default.
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     step = make_step(cohort, replace(CONFIG, precision="32-true"))
     losses(step, 60, rows)
-    network = step.networks.averaged
-    everything = torch.arange(len(cohort.slices))
-    with torch.no_grad():
-        there = network(step.on_device.batch(everything.to(GPU), training=False).image).cpu() > 0
-        here = DeviceCohort(cohort, step.config, torch.device("cpu"))
-        image = here.batch(everything, training=False).image
-        mask = network.cpu()(image) > 0
-    assert (mask != there).float().mean() < 1e-4
+    export_model(step.networks.averaged, step.config, tmp_path)
+    there = Segmenter(step.config, {}, torch_engine(tmp_path, step.config))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = Segmenter(step.config, {}, torch_engine(tmp_path, step.config))
+    volumes = [cohort.images[cohort.rows(name)] for name in cohort.patients.index]
+    masks = [[one.predict(volume).mask for volume in volumes] for one in (here, there)]
+    one, other = map(np.concatenate, masks)
+    assert (one != other).mean() < 1e-4
 
 
 @on_cuda

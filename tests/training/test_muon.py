@@ -132,6 +132,21 @@ def test_a_restored_state_goes_on_alike() -> None:
         assert torch.equal(left, right)
 
 
+@pytest.mark.parametrize("name", ["fused", "capturable"])
+def test_a_state_of_another_device_goes_on_as_this_one_needs(name: str) -> None:
+    """A CUDA graph needs AdamW of another kind than a processor."""
+    network = build_network(CONFIG)
+    optimizer = MuonAdamW(network, 1e-2, 0.1)
+    steps(network, optimizer, range(1))
+    state, (group,) = copy.deepcopy(optimizer.state_dict()), optimizer._adamw.param_groups
+    wanted = group[name]
+    state["adamw"]["param_groups"][0][name] = not wanted
+    optimizer.load_state_dict(state)
+    (group,) = optimizer._adamw.param_groups
+    assert group[name] is wanted
+    steps(network, optimizer, range(1, 2))
+
+
 def test_other_memory_formats_are_refused() -> None:
     with pytest.raises(ValueError, match="channels last"):
         MuonAdamW(nn.Conv2d(16, 32, 3), 1e-2, 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -148,6 +150,20 @@ def test_a_model_is_touched_on_its_own_stream_alone(
             running = [steps for steps in running if next(steps, None) is not None]
             assert stream == ["nobody"]
     assert watch.seen == {("0", "0"), ("1", "1")}
+
+
+def test_nothing_waits_for_the_garbage_collector_to_forget_a_model(cohort: Cohort) -> None:
+    """A CUDA graph that lives on in a cycle is destroyed at any time, in a recording, too."""
+    labels = slice_subsets(cohort, make_split(cohort), 0)
+    gc.disable()
+    try:
+        model = Model(CONFIG, cohort, labels, DeviceCohort(cohort, CONFIG, CPU))
+        next(model.steps())
+        parts = [weakref.ref(part) for part in (model, model.step, model.networks)]
+        del model
+        assert [part() for part in parts] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_a_model_of_an_experiment_is_that_of_a_training(cohort: Cohort) -> None:

@@ -8,7 +8,7 @@ has dropout, which draws from one generator that all graphs share. On a CPU they
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -55,11 +55,11 @@ class Model:
         self.on_device, device = on_device.for_config(config), on_device.device
         torch.manual_seed(config.seed)
         self.networks = Networks(config).to(device).train()
-        done: Callable[[], int] = lambda: self.step.done  # noqa: E731
-        self.rows = training_rows(cohort, subsets, config, done)
-        total = config.epochs * len(self.rows)
         optimizer = build_optimizer(self.networks)
-        self.step = TrainingStep(self.networks, optimizer, self.on_device, total)
+        step = TrainingStep(self.networks, optimizer, self.on_device, total_steps=0)
+        self.rows = training_rows(cohort, subsets, config, lambda: step.done)
+        step.total_steps = config.epochs * len(self.rows)
+        self.step = step
         self.stream = torch.cuda.Stream() if device.type == "cuda" else None
         self.run = runner(self.step)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -65,6 +67,23 @@ class Captured:
             graph.register_generator_state(generator)
         torch.cuda.synchronize()
         mode = "thread_local"  # other threads may use the device meanwhile
-        with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode=mode):
+        with (
+            _no_collection(),
+            torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode=mode),
+        ):
             output = self.function(*inputs)
         return graph, inputs, output
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's garbage collector runs before, not within: the graph of an earlier training must not
+    be destroyed while another is recorded."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -49,8 +49,8 @@ class DeviceCohort:
     ``(rows, 1, 256, 256)``, 0 or 255; patient: int64 ``(rows,)``; background and scale: float32
     ``(patients, 3)``.
 
-    Where the device's memory cannot hold the cohort, pixels and truth stay in pinned host memory
-    and each batch is copied, which is slower; ``resident`` says which of the two happened.
+    Where the device's memory cannot hold the cohort, pixels and truth stay in the host's and each
+    batch is copied, which is slower; ``resident`` says which of the two happened.
     """
 
     def __init__(
@@ -67,7 +67,9 @@ class DeviceCohort:
                 f"{budget / 2**20:.0f} MiB to spare: it stays in host memory (slower). "
                 "A larger --downsample needs less."
             )
-        self.pixels, self.truth = (self._to_memory(tensor, device) for tensor in (pixels, truth))
+        if self.resident:
+            pixels, truth = pixels.to(device), truth.to(device)
+        self.pixels, self.truth = pixels, truth
         codes = pd.factorize(cohort.slices["patient"])[0]
         self.patient = torch.as_tensor(codes, device=device)
         bounds = [cohort.rows(patient) for patient in cohort.patients.index]
@@ -87,16 +89,16 @@ class DeviceCohort:
         other.config = config
         return other
 
-    def _to_memory(self, tensor: Tensor, device: torch.device) -> Tensor:
-        if self.resident:
-            return tensor.to(device)
-        return tensor.pin_memory() if torch.cuda.is_available() else tensor
-
     def take(self, tensor: Tensor, rows: Tensor) -> Tensor:
         """These rows of ``pixels`` or ``truth``, on the device of ``rows``."""
         if self.resident:
             return tensor[rows]
-        return tensor[rows.to(tensor.device)].to(rows.device, non_blocking=True)
+        # From pinned memory, so that the host need not wait for the copy.
+        pinned = rows.is_cuda
+        size = (len(rows), *tensor.shape[1:])
+        picked = torch.empty(size, dtype=tensor.dtype, pin_memory=pinned)
+        torch.index_select(tensor, 0, rows.cpu(), out=picked)
+        return picked.to(rows.device, non_blocking=True)
 
     def gather(self, rows: Tensor) -> Tensor:
         """The network's raw channels and the mask: float, 0–255, ``(slices, channels + 1, size,

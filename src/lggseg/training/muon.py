@@ -114,13 +114,15 @@ class MuonAdamW(torch.optim.Optimizer):
         # On the device, where a CUDA graph reads it.
         self._rate = torch.full((), learning_rate, device=device)
         fused = device.type in ("cpu", "cuda")
+        self._kind: dict[str, Any] = {"fused": fused, "capturable": device.type == "cuda"}
         self._adamw = torch.optim.AdamW(
             others,
             lr=self._rate if fused else learning_rate,
             weight_decay=weight_decay,
-            fused=fused,
-            capturable=device.type == "cuda",
+            **self._kind,
         )
+        # Its first steps run outside the graph on purpose; the name has no public form.
+        self._adamw._warned_capturable_if_run_uncaptured = True
         groups = [{"params": group} for group in (self._weights, others) if group]
         super().__init__(groups, {"lr": learning_rate, "weight_decay": weight_decay})
         for weight, view in zip(self._weights, self._views, strict=True):
@@ -174,3 +176,4 @@ class MuonAdamW(torch.optim.Optimizer):
         for group in self._adamw.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"] = self._rate
+            group.update(self._kind)  # the run may have begun on another device
