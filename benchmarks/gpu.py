@@ -122,7 +122,7 @@ def machine() -> Row:
 def tests(options: argparse.Namespace) -> Row:
     """What only a GPU can prove; rehearsed on a processor as far as that goes."""
     file = "tests/training/test_gpu.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", file, "-rA"]
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", file]
     rehearsal = {"REHEARSAL": "1"} if options.smoke else {}
     with open(options.out / "tests.log", "w+") as log:
         status = subprocess.call(
