@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lggseg.evaluation.statistics import compare_paired
+from lggseg.evaluation.statistics import compare_paired, summarise
 from report.derived import Table, estimate_by_card, estimate_by_other_folds, judge_estimate
 
-# The tables of the shipped network's scores, and that of lgg-best's on the same patients.
+# The tables of the shipped network's scores, and those of lgg-best's of the same seed on the same
+# patients.
 PAIRS = {
-    "cross_validation": "best_cross_validation",
+    "cross_validation": "best_cross_validation_seed_0",
     "cross_validation_seed_1": "best_cross_validation",
     "test": "best_test",
 }
@@ -23,15 +24,18 @@ def compare_models(
     best: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What templates name: ``longer``, by the tables of :data:`PAIRS`, the Dice of lgg-best less
-    the shipped network's; ``two_worst_gain``, how much of it two test patients make;
+    the shipped network's; ``other_seed``, the summary of Dice of the seed of either that was not
+    shipped; ``two_worst_gain``, how much of it two test patients make;
     ``times_as_long``, its training time over the latter's; ``quality_best`` and
     ``quality_best_cv``, as ``quality_test`` and ``quality_cv``.
 
     card, best: the model cards of the shipped model and of lgg-best.
     """
+    other = {"unet": "cross_validation_seed_1", "best": "best_cross_validation_seed_0"}
     seconds = results["best_cross_validation"]["training_seconds"]
     test, folds = tables["best_test"], tables["best_cross_validation"]
     return {
+        "other_seed": {who: summarise(tables[name])["dice"] for who, name in other.items()},
         "longer": {own: _compare(tables[best], tables[own]) for own, best in PAIRS.items()},
         "two_worst_gain": gain_of_worst(test, tables["test"], 2),
         "times_as_long": seconds[best["config"]["network"]] / seconds[card["config"]["network"]],
