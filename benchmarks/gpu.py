@@ -244,7 +244,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _epoch_with_lightning(bench: _Bench, config: Any) -> float | None:
+def _epoch_with_lightning(bench: _Bench, config: Any) -> float:
     """Seconds from the end of one epoch to that of the next, as a user's training takes them."""
     from lggseg.training.train import validation_dice
 
