@@ -8,6 +8,8 @@ from typing import Any
 from lggseg.evaluation.statistics import compare_paired, summarise
 from report.derived import Table, estimate_by_card, estimate_by_other_folds, judge_estimate
 
+# That of Swin UNETR after as many epochs, of the same seed as lgg-best.
+SWIN = "swin_cross_validation"
 # The tables of the shipped network's scores, and those of lgg-best's of the same seed on the same
 # patients.
 PAIRS = {
@@ -25,7 +27,8 @@ def compare_models(
 ) -> dict[str, Any]:
     """What templates name: ``longer``, by the tables of :data:`PAIRS`, the Dice of lgg-best less
     the shipped network's; ``other_seed``, the summary of Dice of the seed of either that was not
-    shipped; ``two_worst_gain``, how much of it two test patients make;
+    shipped; ``swin_longer``, the summary of Dice of Swin UNETR, and its Dice less that of the other two
+    on the same patients with the same seed; ``two_worst_gain``, how much of it two test patients make;
     ``times_as_long``, its training time over the latter's; ``quality_best`` and
     ``quality_best_cv``, as ``quality_test`` and ``quality_cv``.
 
@@ -37,6 +40,11 @@ def compare_models(
     return {
         "other_seed": {who: summarise(tables[name])["dice"] for who, name in other.items()},
         "longer": {own: _compare(tables[best], tables[own]) for own, best in PAIRS.items()},
+        "swin_longer": {
+            **summarise(tables[SWIN])["dice"],
+            "unet": _compare(tables[SWIN], tables[other["unet"]]),
+            "best": _compare(tables[SWIN], folds),
+        },
         "two_worst_gain": gain_of_worst(test, tables["test"], 2),
         "times_as_long": seconds[best["config"]["network"]] / seconds[card["config"]["network"]],
         "quality_best": judge_estimate(test, *estimate_by_card(test, best["quality"])),

@@ -164,6 +164,14 @@ def test_both_networks_are_compared_on_the_same_patients(loaded: dict[str, Any])
         "cross_validation_seed_1": 70,
         "test": 17,
     }
+    assert found["test"]["n"] == len(tables["best_test"])
+    swin = loaded["swin_longer"]
+    assert (
+        swin["n"] == swin["unet"]["n"] == swin["best"]["n"] == len(tables["swin_cross_validation"])
+    )
+    assert loaded["other_seed"]["best"]["mean"] == pytest.approx(
+        tables["best_cross_validation_seed_0"]["dice"].mean()
+    )
     gain = tables["best_test"]["dice"].mean() - tables["test"]["dice"].mean()
     assert found["test"]["difference"] == pytest.approx(gain)
 
