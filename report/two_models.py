@@ -25,12 +25,14 @@ def compare_models(
     card: Mapping[str, Any],
     best: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What templates name: ``longer``, by the tables of :data:`PAIRS`, the Dice of lgg-best less
-    the shipped network's; ``other_seed``, the summary of Dice of the seed of either that was not
-    shipped; ``swin_longer``, the summary of Dice of Swin UNETR, and its Dice less that of the other two
-    on the same patients with the same seed; ``two_worst_gain``, how much of it two test patients make;
-    ``times_as_long``, its training time over the latter's; ``quality_best`` and
-    ``quality_best_cv``, as ``quality_test`` and ``quality_cv``.
+    """What templates name.
+
+    ``longer``, by the tables of :data:`PAIRS`: the Dice of lgg-best less the shipped network's;
+    ``two_worst_gain``: how much of it two test patients make; ``other_seed``: the summary of Dice
+    of the seed of either that was not shipped; ``swin_longer``: that of Swin UNETR, and its Dice
+    less that of the other two, of the same patients and the same seed; ``times_as_long``: the
+    training time of lgg-best over the shipped network's; ``quality_best`` and
+    ``quality_best_cv``: as ``quality_test`` and ``quality_cv``.
 
     card, best: the model cards of the shipped model and of lgg-best.
     """
