@@ -30,10 +30,10 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -210,11 +210,12 @@ def speed(options: argparse.Namespace) -> Iterator[Row]:
     short = replace(config, epochs=epochs, paste=False)
     networks = ("unet",) if bench.smoke else ("unet", "attention_unet", "swin_unetr")
     for name, switch, trainings in (("captured", "1", 2), ("launched", "0", 1)):
-        with _environment("LGGSEG_CUDA_GRAPH", switch):
+        with mock.patch.dict(os.environ, LGGSEG_CUDA_GRAPH=switch):
             runs = [_run(bench, short, subsets) for _ in range(trainings)]
             results[f"{name}, {epochs} epochs"] = runs
-            results.setdefault("peak_mib", runs[0].get("peak_mib"))
-            results[f"{name}, s an epoch with Lightning"] = _epoch_with_lightning(bench, short)
+            results.setdefault("peak_mib", runs[0]["peak_mib"])
+            lightning = _epoch_with_lightning(bench, short, subsets)
+            results[f"{name}, s an epoch with Lightning"] = lightning
             yield results
             for network in networks:
                 own = replace(config, network=network)
@@ -231,25 +232,11 @@ def speed(options: argparse.Namespace) -> Iterator[Row]:
     yield results
 
 
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """An environment variable for a while."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
-
-
-def _epoch_with_lightning(bench: _Bench, config: Any) -> float:
+def _epoch_with_lightning(bench: _Bench, config: Any, subsets: Any) -> float:
     """Seconds from the end of one epoch to that of the next, as a user's training takes them."""
     from lggseg.training.train import validation_dice
 
     marks: list[float] = []
-    subsets = bench.folds(config, range(1), range(1))[1][0]
     validation_dice(
         replace(config, epochs=max(2, config.epochs)),
         bench.cohort,
@@ -352,7 +339,7 @@ def race(options: argparse.Namespace) -> Iterator[Row]:
     if options.smoke:
         plan = [(ours, 120), ("monai-tuned 1", 30)]
     _compile()
-    runs = _so_far(options, "race").get("runs", [])
+    runs = _so_far(options.out, "race").get("runs", [])
     for number, (name, most) in enumerate(plan[len(runs) :], start=len(runs)):
         command = [sys.executable, __file__, "--contestant", name, "--seed", str(number)]
         command += ["--cohort", str(options.cohort), *(["--smoke"] if options.smoke else [])]
@@ -362,7 +349,7 @@ def race(options: argparse.Namespace) -> Iterator[Row]:
             run["rows"] = watch(command, limit)
         except RuntimeError as error:
             run["error"] = str(error)
-        if limit == most or run["rows"]:
+        if limit == most or run["rows"]:  # else it was not given its time, and is tried again
             runs.append(run)
         yield {"runs": runs}
 
@@ -381,9 +368,9 @@ def _compile() -> None:
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, stdout=subprocess.DEVNULL)
 
 
-def _so_far(options: argparse.Namespace, stage: str) -> Row:
-    """What an earlier call that was cut off has left of a stage."""
-    path = options.out / f"{stage}.json"
+def _so_far(folder: Path, stage: str) -> Row:
+    """What a stage has written, complete or not; empty when nothing."""
+    path = folder / f"{stage}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
@@ -434,8 +421,7 @@ def collect(folder: Path, path: Path) -> None:
     """One results file of the stages' files, with a summary of what is told of them."""
     from lggseg.utils.files import write_json
 
-    stages = {name: json.loads((folder / f"{name}.json").read_text()) for name in STAGES
-              if (folder / f"{name}.json").exists()}  # fmt: skip
+    stages = {name: found for name in STAGES if (found := _so_far(folder, name))}
     beside = ("machine", "complete")
     results = {
         name: {k: v for k, v in found.items() if k not in beside} for name, found in stages.items()
@@ -498,7 +484,7 @@ def measure(options: argparse.Namespace) -> None:
     options.left = lambda: max(0.0, end - time.monotonic())
     for name in options.stages:
         path, start = options.out / f"{name}.json", time.perf_counter()
-        if _so_far(options, name).get("complete") or not options.left():
+        if _so_far(options.out, name).get("complete") or not options.left():
             continue
         try:
             result, part = STAGES[name](options), Row()

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,11 +120,20 @@ def test_a_forced_overflow_skips_the_step_in_16_bits(
 
 @on_cuda
 def test_a_cohort_that_does_not_fit_stays_in_the_hosts_memory(
-    cohort: Cohort, rows: list[torch.Tensor]
+    cohort: Cohort, rows: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its batches travel from pinned memory."""
+    select, pinned = torch.index_select, list[bool]()
+
+    def watched(*where: Any, out: torch.Tensor) -> torch.Tensor:
+        pinned.append(out.is_pinned())
+        return select(*where, out=out)
+
+    monkeypatch.setattr(torch, "index_select", watched)
     step = make_step(cohort, CONFIG, budget=1000)
     assert not step.on_device.pixels.is_cuda and not step.capturable
     assert np.isfinite(losses(step, 3, rows)).all()
+    assert pinned and all(pinned)
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
